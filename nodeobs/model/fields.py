@@ -1,0 +1,66 @@
+"""Types with bounds that several documents share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
+DnsName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=rf"\A{_LABEL}(\.{_LABEL})*\Z",
+        description="Lower-case RFC 1123 subdomain: letters, digits, '-' and '.'.",
+    ),
+]
+"""Name of a Kubernetes object."""
+
+NamespaceName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=63,
+        pattern=rf"\A{_LABEL}\Z",
+        description="Lower-case RFC 1123 label: letters, digits and '-'.",
+    ),
+]
+
+NodeName = DnsName
+
+PathSegment = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]*\Z",
+        description="One path segment: letters, digits, '.', '_' and '-', not beginning with '.'.",
+    ),
+]
+"""What may become a part of a path; never '.', '..' or anything with a slash."""
+
+TargetName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=63,
+        pattern=r"\A[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z",
+        description="Name of a target: lower-case letters, digits and '-'.",
+    ),
+]
+
+DurationSeconds = Annotated[int, Meta(ge=1, le=3600, description="How long to profile, in seconds (1 to 3600).")]
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+Labels = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=317)],
+        Annotated[str, Meta(max_length=63)],
+    ],
+    Meta(max_length=64),
+]
+"""Kubernetes labels, or a selector that asks for exactly these."""

@@ -1,0 +1,1 @@
+"""The agent: one asyncio process on each node that profiles its targets."""

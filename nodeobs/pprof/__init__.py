@@ -1,0 +1,1 @@
+"""pprof profiles: wire format, merge, top. Knows nothing of Runs or nodes."""

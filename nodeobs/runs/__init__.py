@@ -1,0 +1,1 @@
+"""Runs: which may start, which an alert asks for, and how one is driven to its finish."""

@@ -1,0 +1,1 @@
+"""Where Runs and NodeObservabilities live: documents with a resourceVersion, changed optimistically and watched."""
