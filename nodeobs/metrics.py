@@ -38,6 +38,7 @@ ADMISSION_REASONS: Final = (
     "Forbidden",
     "Invalid",
 )
+INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http")
 WEBHOOKS: Final = ("alertmanager",)
 
 _RUN_BUCKETS = (5, 10, 20, 30, 35, 40, 50, 60, 90, 120, 300, 600, 1200, 3660)
@@ -53,6 +54,14 @@ class Metrics:
         build_info = Gauge("nodeobs_build_info", "Version of this nodeobs; always 1.", ["version"], registry=registry)
         build_info.labels(__version__).set(1)
         self.leader = Gauge("nodeobs_leader", "1 where this process drives Runs.", registry=registry)
+        self.internal_errors = Counter(
+            "nodeobs_internal_errors_total",
+            "Errors nobody foresaw; each is in the log with its traceback.",
+            ["where"],
+            registry=registry,
+        )
+        for where in INTERNAL_ERROR_PLACES:
+            self.internal_errors.labels(where)
         self._add_runs(registry)
         self._add_last(registry)
         self._add_webhooks(registry)

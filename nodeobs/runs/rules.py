@@ -56,9 +56,8 @@ def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
     known = {target.name for target in observability.spec.targets} or set(observability.status.targets)
     unknown = [target for target in run.spec.targets if target not in known]
     if known and unknown:
-        raise UnknownTarget(
-            f"the NodeObservability {ref.name!r} has no target {unknown[0]!r}; its targets are {', '.join(sorted(known))}"
-        )
+        listed = ", ".join(sorted(known))
+        raise UnknownTarget(f"the NodeObservability {ref.name!r} has no target {unknown[0]!r}; its targets are {listed}")
 
 
 def may_start(run: Run, *, runs: Iterable[Run], now: datetime) -> None:

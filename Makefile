@@ -1,0 +1,60 @@
+# The two that matter: make demo, make test. Each does its own set-up; only Python 3.11 or newer is needed.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+
+.PHONY: help demo test test-fast lint format bench requirements clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## an alert becomes a merged profile, on this machine, in a minute
+	@$(BIN)/nodeobs demo
+
+test: $(VENV)/.development ## every test; those that need a program which is missing are skipped by name
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.development ## without the slow ones and the real Prometheus, Alertmanager, etcd, containerd
+	$(BIN)/python -m pytest -m "not slow and not integration"
+
+lint: $(VENV)/.development ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.development ## let ruff arrange the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.development ## every benchmark, one JSON line each
+	@for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
+
+requirements: $(VENV)/.development ## pin the newest versions that pyproject.toml allows
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --generate-hashes --universal --python-version 3.11 \
+		--no-header -o requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --generate-hashes --universal \
+		--python-version 3.11 --no-header -c requirements.txt -o requirements-dev.txt
+
+clean: ## remove what make and the demo made
+	rm -rf $(VENV) build dist *.egg-info nodeobs-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "nodeobs needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+		rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: $(VENV)/bin/python requirements.txt pyproject.toml
+	@echo "Installing nodeobs into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,201 @@
+"""The leader: claims Pending Runs, goes on with those it finds claimed, and settles races.
+
+One thread runs :meth:`Controller.run`; while it leads there is one more for each Run that is going and one for
+housekeeping. Everything is decided from the store's state, so that it does not matter which process does it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from nodeobs.errors import Conflict, LeadershipLost, NotFound, StoreError, WatchExpired
+from nodeobs.metrics import Metrics
+from nodeobs.model import DriverClaim, NodeObservability, Phase, Run, replace
+from nodeobs.runs import results
+from nodeobs.runs.driver import Driver, Ending, Surroundings
+from nodeobs.runs.exporter import RunExporter
+from nodeobs.runs.housekeeping import Housekeeping
+from nodeobs.runs.rules import settle
+from nodeobs.store.base import ChangeType, Store
+
+log = structlog.get_logger(__name__)
+
+_STANDBY_SECONDS = 1.0
+_WATCH_SECONDS = 60.0
+_HANDOVER_SECONDS = 1.5
+_ATTEMPTS = 3
+_RETRY_SECONDS = 5.0
+_MAX_BACKOFF_SECONDS = 15.0
+
+
+class Leadership(Protocol):
+    """Who may drive Runs: a file lock, a Lease."""
+
+    holder: str
+
+    def try_acquire(self) -> int | None:
+        """Term that was acquired, higher than any before; None where another process leads."""
+
+    def release(self) -> None:
+        """Let another process lead at once."""
+
+
+class Controller:
+    """Drives the Runs of a store for as long as this process leads."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        leadership: Leadership,
+        surroundings: Surroundings,
+        housekeeping: Housekeeping,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._leadership = leadership
+        self._surroundings = surroundings
+        self._housekeeping = housekeeping
+        self._metrics = metrics
+        self._now = now
+        self._exporter = RunExporter(metrics)
+        self._lock = threading.Lock()
+        self._drivers: dict[str, Driver] = {}
+        """By the Run's uid, while their threads live."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Lead whenever possible until ``stop`` is set; then hand over what is going, within two seconds."""
+        while not stop.is_set():
+            term = self._leadership.try_acquire()
+            if term is None:
+                stop.wait(_STANDBY_SECONDS)
+                continue
+            try:
+                self._lead(DriverClaim(holder=self._leadership.holder, term=term), stop)
+            finally:
+                self._exporter.clear()
+                self._metrics.leader.set(0)
+                self._leadership.release()
+                log.info("no longer leading", term=term)
+
+    def _lead(self, claim: DriverClaim, stop: threading.Event) -> None:
+        log.info("leading", holder=claim.holder, term=claim.term)
+        self._metrics.leader.set(1)
+        keeper = threading.Thread(target=self._housekeeping.run, args=(stop,), name="housekeeping", daemon=True)
+        keeper.start()
+        threads: list[threading.Thread] = []
+        failures = 0
+        try:
+            while not stop.is_set():
+                try:
+                    self._follow(claim, threads, stop)
+                    failures = 0
+                except (StoreError, WatchExpired) as error:
+                    failures += 1
+                    log.warning("cannot follow the store, trying again", error=str(error))
+                    stop.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
+        finally:
+            self._hand_over([*threads, keeper])
+
+    def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
+        """Act on every change until the watch ends or fails."""
+        snapshot = self._store.snapshot(Run)
+        runs = {run.metadata.uid: run for run in snapshot.items}
+        self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
+        self._reconcile(runs.values(), claim, threads)
+        since = snapshot.revision
+        while not stop.is_set():
+            for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS):
+                since = change.revision
+                if change.type is ChangeType.DELETED:
+                    runs.pop(change.object.metadata.uid, None)
+                else:
+                    runs[change.object.metadata.uid] = change.object
+                self._reconcile(runs.values(), claim, threads)
+
+    def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
+        settlement = settle(list(runs))
+        for run, holder in settlement.rejected:
+            self._reject(run, holder)
+        for run in settlement.driven:
+            uid = run.metadata.uid
+            with self._lock:
+                driver = self._drivers.get(uid)
+                if driver is None:
+                    self._drivers[uid] = driver = Driver(run, around=self._surroundings, claim=claim)
+                    thread = threading.Thread(target=self._carry, args=(driver, claim), name=f"run-{uid}", daemon=True)
+                    threads[:] = [*(thread for thread in threads if thread.is_alive()), thread]
+                    thread.start()
+            if run.spec.cancel or run.metadata.deletion_timestamp is not None:
+                driver.cancel()
+
+    def _reject(self, run: Run, holder: Run) -> None:
+        message = f"Run {holder.key} on the same NodeObservability was first; one Run at a time"
+        status = results.finished(
+            run.status, Phase.REJECTED, reason="ConcurrentRun", message=message, now=self._now()
+        )
+        try:
+            rejected = self._store.update(replace(run, status=status))
+        except (Conflict, NotFound):
+            return  # the change that made it so brings us here again
+        log.info("run rejected", run=run.key, holder=holder.key)
+        self._exporter.count(rejected, None)
+
+    def _carry(self, driver: Driver, claim: DriverClaim) -> None:
+        """Body of a Run's thread: drive it, and again when something unforeseen went wrong, then give up on it."""
+        run = driver.run
+        self._exporter.started(run)
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                if self._attempt(driver):
+                    return
+                if driver.wait_handed_over(_RETRY_SECONDS * attempt):
+                    return
+                driver = self._renew(driver, claim)
+            driver.fail("an internal error, see the service's log; the agents keep what they collected")
+            self._exporter.finished(driver.run, None)
+        except (LeadershipLost, StoreError) as error:
+            log.warning("letting go of a run", run=run.key, error=str(error))
+        finally:
+            with self._lock:
+                self._drivers.pop(run.metadata.uid, None)
+            self._exporter.ended(run)
+
+    def _attempt(self, driver: Driver) -> bool:
+        """Drive once; False when it failed in a way that trying again may mend."""
+        try:
+            if driver.drive() is Ending.FINISHED:
+                self._exporter.finished(driver.run, driver.manifest)
+                driver.clean_up()
+        except (LeadershipLost, StoreError):
+            raise
+        except Exception:  # a thread's edge
+            log.exception("driving a run failed", run=driver.run.key)
+            self._metrics.internal_errors.labels("driver").inc()
+            return False
+        return True
+
+    def _renew(self, driver: Driver, claim: DriverClaim) -> Driver:
+        run = self._store.get(Run, driver.run.metadata.name, driver.run.metadata.namespace)
+        with self._lock:
+            fresh = self._drivers[run.metadata.uid] = Driver(run, around=self._surroundings, claim=claim)
+        return fresh
+
+    def _hand_over(self, threads: list[threading.Thread]) -> None:
+        with self._lock:
+            drivers = list(self._drivers.values())
+        for driver in drivers:
+            driver.hand_over()
+        until = time.monotonic() + _HANDOVER_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                log.warning("still busy at hand-over, left behind", thread=thread.name)

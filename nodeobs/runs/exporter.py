@@ -1,0 +1,116 @@
+"""Finished Runs as Prometheus series: counted once as they finish, and ``last_*`` rebuilt from the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from nodeobs.metrics import Metrics
+from nodeobs.model import NodeObservability, Phase, Run, TriggerKind
+from nodeobs.outputs.manifest import Manifest
+
+_MAX_TARGETS = 64
+_OTHER = "other"
+
+
+class RunExporter:
+    """Writes the series about Runs; used by all of the leader's threads."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._targets: set[str] = set()
+        self._shown: dict[str, tuple[str, str, str]] = {}
+
+    def restore(self, runs: Sequence[Run], observabilities: Iterable[NodeObservability]) -> None:
+        """Show what the store says happened last, as the leader before this one did."""
+        for observability in observabilities:
+            self._metrics.run_in_progress.labels(observability.metadata.name)
+            for target in observability.spec.targets:
+                self._target(target.name)
+        finished = [run for run in runs if run.status.phase.final and run.status.finished_timestamp]
+        for run in sorted(finished, key=lambda run: run.status.finished_timestamp or 0):
+            self.show_last(run)
+
+    def clear(self) -> None:
+        """Show nothing about the last Runs: another process does."""
+        metrics = self._metrics
+        for gauge in (
+            metrics.run_in_progress,
+            metrics.last_run_agents,
+            metrics.last_run_failed_agents,
+            metrics.last_run_timestamp,
+            metrics.last_success_timestamp,
+            metrics.last_run_start_skew,
+            metrics.last_output_bytes,
+            metrics.last_output_timestamp,
+            metrics.last_output_info,
+        ):
+            gauge.clear()
+        with self._lock:
+            self._shown.clear()
+
+    def started(self, run: Run) -> None:
+        """Show that a Run is going."""
+        self._metrics.run_in_progress.labels(run.spec.node_observability_ref.name).set(1)
+
+    def ended(self, run: Run) -> None:
+        """Show that no Run is going."""
+        self._metrics.run_in_progress.labels(run.spec.node_observability_ref.name).set(0)
+
+    def count(self, run: Run, manifest: Manifest | None) -> None:
+        """Count a Run that finished now, with its pieces."""
+        trigger = run.spec.trigger.kind if run.spec.trigger else TriggerKind.RESOURCE
+        self._metrics.runs.labels(run.status.phase.value, trigger.value).inc()
+        status = run.status
+        if status.start_timestamp and status.finished_timestamp:
+            seconds = (status.finished_timestamp - status.start_timestamp).total_seconds()
+            self._metrics.run_duration.observe(max(0.0, seconds))
+        for node in manifest.nodes if manifest else ():
+            for piece in node.pieces:
+                target = self._target(piece.target)
+                result, reason = ("failure", piece.reason.value) if piece.reason else ("success", "")
+                self._metrics.agent_collections.labels(target, result, reason).inc()
+                if piece.seconds > 0:
+                    self._metrics.agent_collection_duration.labels(target).observe(piece.seconds)
+
+    def finished(self, run: Run, manifest: Manifest | None) -> None:
+        """Count a Run that finished now, and show it as the last one."""
+        self.count(run, manifest)
+        self.show_last(run)
+
+    def show_last(self, run: Run) -> None:
+        """Show a finished Run as the last one of its NodeObservability. A Rejected one never ran."""
+        status, summary = run.status, run.status.summary
+        if status.phase is Phase.REJECTED or status.finished_timestamp is None or summary is None:
+            return
+        parent, metrics = run.spec.node_observability_ref.name, self._metrics
+        finished = status.finished_timestamp.timestamp()
+        metrics.last_run_agents.labels(parent).set(summary.nodes)
+        metrics.last_run_failed_agents.labels(parent).set(summary.failed)
+        metrics.last_run_timestamp.labels(parent).set(finished)
+        metrics.last_run_start_skew.labels(parent).set(summary.start_skew_seconds)
+        if status.phase is Phase.SUCCEEDED:
+            metrics.last_success_timestamp.labels(parent).set(finished)
+        if summary.bytes:
+            metrics.last_output_bytes.labels(parent).set(summary.bytes)
+            metrics.last_output_timestamp.labels(parent).set(finished)
+            self._show_output((parent, run.key, status.output))
+
+    def _show_output(self, labels: tuple[str, str, str]) -> None:
+        with self._lock:
+            shown = self._shown.get(labels[0])
+            if shown and shown != labels:
+                self._metrics.last_output_info.remove(*shown)
+            self._shown[labels[0]] = labels
+            self._metrics.last_output_info.labels(*labels).set(1)
+
+    def _target(self, name: str) -> str:
+        """Bound the label's values: agents name their targets, and one agent may be wrong."""
+        with self._lock:
+            if name not in self._targets:
+                if len(self._targets) >= _MAX_TARGETS:
+                    return _OTHER
+                self._targets.add(name)
+                self._metrics.initialise_targets([name])
+        return name

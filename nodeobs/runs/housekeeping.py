@@ -1,0 +1,92 @@
+"""What the leader clears away now and then: old Runs, old outputs, and what a killed process left half done."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from nodeobs.errors import NodeobsError, NotFound
+from nodeobs.metrics import Metrics
+from nodeobs.model import Run
+from nodeobs.outputs.retention import Policy, enforce
+from nodeobs.outputs.store import OutputStore
+from nodeobs.runs.history import expired
+from nodeobs.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+_EVERY_SECONDS = 30.0
+
+
+class Housekeeping:
+    """Runs in a thread of its own, so that slow deletions hold up no Run."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        outputs: OutputStore,
+        spool: Path,
+        keep_runs: int,
+        policy: Policy,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._outputs = outputs
+        self._spool = spool
+        self._keep_runs = keep_runs
+        self._policy = policy
+        self._metrics = metrics
+        self._now = now
+
+    def run(self, stop: threading.Event) -> None:
+        """Body of the thread: once at the start, then every half minute until ``stop`` is set."""
+        tasks = (self.clean_leftovers, self.forget_runs, self.retain_outputs)
+        while True:
+            for task in tasks:
+                if stop.is_set():
+                    return
+                self._try(task)
+            if stop.wait(_EVERY_SECONDS):
+                return
+            tasks = (self.forget_runs, self.retain_outputs)
+
+    def clean_leftovers(self) -> None:
+        """Remove what a killed process left half written."""
+        self._outputs.clean_staging()
+        active = self._active()
+        for folder in self._spool.iterdir() if self._spool.is_dir() else ():
+            if folder.name not in active:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def forget_runs(self) -> None:
+        """Delete finished Runs past their time, and those beyond the number that is kept."""
+        for run in expired(self._store.list(Run), keep=self._keep_runs, now=self._now()):
+            try:
+                self._store.delete(Run, run.metadata.name, run.metadata.namespace)
+                log.info("run forgotten", run=run.key)
+            except NotFound:
+                continue
+
+    def retain_outputs(self) -> None:
+        """Delete outputs that the retention policy lets go."""
+        for uid in enforce(self._outputs, self._policy, active=self._active(), now=self._now()):
+            log.info("output deleted", uid=uid)
+
+    def _active(self) -> set[str]:
+        return {run.metadata.uid for run in self._store.list(Run) if not run.status.phase.final}
+
+    def _try(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except NodeobsError as error:
+            log.warning("housekeeping failed, trying again later", task=task.__name__, error=str(error))
+        except Exception:  # a thread's edge
+            log.exception("housekeeping failed", task=task.__name__)
+            self._metrics.internal_errors.labels("housekeeping").inc()
