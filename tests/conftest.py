@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-NO_SKIPS = os.environ.get("NODEOBS_TESTS_NO_SKIPS") == "1"
+NO_SKIPS = os.environ.get("ALLOW_NO_SKIPPED_TESTS") == "1"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,5 +18,5 @@ def pytest_runtest_makereport(
     report = yield
     if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, and NODEOBS_TESTS_NO_SKIPS=1 allows no skips: {report.longrepr}"
+        report.longrepr = f"skipped, and ALLOW_NO_SKIPPED_TESTS=1 allows no skips: {report.longrepr}"
     return report

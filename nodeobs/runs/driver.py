@@ -10,7 +10,6 @@ import asyncio
 import enum
 import shutil
 import threading
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import structlog
 from nodeobs.agents.client import AgentConnector
 from nodeobs.agents.fanout import AgentOutcome, Plan, collect, purge
 from nodeobs.agents.roster import Agent, Selection, select
-from nodeobs.errors import Conflict, LeadershipLost, NotFound, OutputError, StoreUnavailable
+from nodeobs.errors import Conflict, LeadershipLost, NotFound, OutputError, StoreError, StoreUnavailable
 from nodeobs.model import AgentRef, DriverClaim, NodeObservability, Phase, Run, RunStatus, replace
 from nodeobs.outputs.manifest import Manifest
 from nodeobs.outputs.store import OutputStore
@@ -309,4 +308,14 @@ class Driver:
                 return action()
             except (StoreUnavailable, OutputError) as error:
                 log.warning("cannot store, trying again", run=self.run.key, error=str(error))
+                if isinstance(error, OutputError):
+                    self._explain(f"cannot store the output, trying again: {error}")
                 self._handed_over.wait(_RETRY_SECONDS)
+
+    def _explain(self, message: str) -> None:
+        """Say in the Run's status why it does not go on; where that cannot be written either, the log has it."""
+        with suppress(StoreError):
+            run = self._around.store.get(Run, self.run.metadata.name, self.run.metadata.namespace)
+            status = results.going(run.status, run.status.phase, message=message, now=self._around.now())
+            if [condition.message for condition in run.status.conditions[:1]] != [message]:
+                self.run = self._around.store.update(replace(run, status=status))

@@ -1,0 +1,117 @@
+"""One Run at a time, and what else may not start."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeobs.errors import InvalidInput, MissingNodeObservability, RunInProgress, SpecIsImmutable, UnknownTarget
+from nodeobs.model import NodeObservabilityRef, Phase, Run, replace
+from nodeobs.runs.rules import may_change, may_exist, may_start, settle
+from tests.builders import START, make_observability, make_run
+
+GOING = [phase for phase in Phase if not phase.final]
+FINAL = [phase for phase in Phase if phase.final]
+
+
+@pytest.mark.parametrize("phase", GOING)
+def test_a_run_is_refused_while_another_is_going(phase: Phase) -> None:
+    holder = make_run("first", phase=phase, age=12)
+
+    with pytest.raises(RunInProgress) as refusal:
+        may_start(make_run("second"), runs=[holder], now=START)
+
+    assert refusal.value.holder == "nodeobs/first"
+    assert "nodeobs/first" in str(refusal.value)
+    assert phase.value in str(refusal.value)
+    assert "12 s" in str(refusal.value)
+
+
+@pytest.mark.parametrize("phase", FINAL)
+def test_finished_runs_hold_nothing(phase: Phase) -> None:
+    may_start(make_run("second"), runs=[make_run("first", phase=phase)], now=START)
+
+
+def test_runs_on_another_nodeobservability_do_not_conflict() -> None:
+    may_start(make_run("second", parent="masters"), runs=[make_run("first", phase=Phase.RUNNING)], now=START)
+
+
+def test_a_run_of_another_namespace_conflicts() -> None:
+    with pytest.raises(RunInProgress):
+        may_start(make_run("same", namespace="a"), runs=[make_run("same", namespace="b")], now=START)
+
+
+def test_a_run_never_conflicts_with_itself() -> None:
+    run = make_run("first", phase=Phase.RUNNING)
+    may_start(run, runs=[run], now=START)
+
+
+def test_a_missing_nodeobservability_is_named() -> None:
+    with pytest.raises(MissingNodeObservability, match="'cluster'"):
+        may_exist(make_run(), observability=None)
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownTarget, match=r"no target 'etcd'; its targets are crio, kubelet"):
+        may_exist(make_run(targets=("etcd",)), observability=make_observability("cluster", "kubelet", "crio"))
+
+
+def test_any_target_is_allowed_where_the_agents_decide() -> None:
+    may_exist(make_run(targets=("etcd",)), observability=make_observability())
+
+
+def test_the_reference_must_be_of_the_parents_type() -> None:
+    run = make_run()
+    ref = NodeObservabilityRef(name="cluster", type="scripting")
+    with pytest.raises(InvalidInput) as refusal:
+        may_exist(replace(run, spec=replace(run.spec, node_observability_ref=ref)), observability=make_observability())
+    assert refusal.value.pointer == "/spec/nodeObservabilityRef/type"
+
+
+def test_only_cancel_and_ttl_may_change() -> None:
+    spec = make_run().spec
+    may_change(spec, replace(spec, cancel=True, ttl_seconds_after_finished=60))
+    with pytest.raises(SpecIsImmutable):
+        may_change(spec, replace(spec, duration_seconds=31))
+    with pytest.raises(SpecIsImmutable, match="cannot be resumed"):
+        may_change(replace(spec, cancel=True), spec)
+
+
+def test_a_claimed_run_stays_and_the_oldest_pending_one_goes_first() -> None:
+    claimed = make_run("claimed", phase=Phase.RUNNING, age=1, claimed_in_term=3)
+    older = make_run("older", age=50)
+    assert settle([older, claimed]).driven == (claimed,)
+    assert settle([older, claimed]).rejected == ((older, claimed),)
+
+    younger = make_run("younger", age=49)
+    assert settle([younger, older]).driven == (older,)
+
+
+RUNS = st.lists(
+    st.builds(
+        make_run,
+        name=st.from_regex(r"[a-z]{1,8}", fullmatch=True),
+        parent=st.sampled_from(["cluster", "masters"]),
+        phase=st.sampled_from(list(Phase)),
+        age=st.integers(0, 3),
+        claimed_in_term=st.none(),
+    ),
+    unique_by=lambda run: run.key,
+    max_size=12,
+)
+
+
+@given(RUNS)
+def test_settling_leaves_exactly_one_run_for_each_nodeobservability(runs: list[Run]) -> None:
+    going = [run for run in runs if not run.status.phase.final]
+    settlement = settle(runs)
+
+    parents = [run.spec.node_observability_ref.name for run in settlement.driven]
+    assert sorted(parents) == sorted({run.spec.node_observability_ref.name for run in going})
+    assert {run.key for run in going} == {run.key for run in settlement.driven} | {
+        run.key for run, _ in settlement.rejected
+    }
+    assert len(going) == len(settlement.driven) + len(settlement.rejected)
+    backwards = settle(runs[::-1]).driven
+    assert {run.key for run in backwards} == {run.key for run in settlement.driven}
