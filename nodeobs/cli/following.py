@@ -1,0 +1,120 @@
+"""Following a Run to its end, and which Run a person means."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterator
+
+import click
+
+from nodeobs.cli.failures import ExitCode, Failure, Unavailable
+from nodeobs.cli.service import RunRef, Service
+from nodeobs.errors import InvalidInput
+from nodeobs.model import DnsName, NamespaceName, Phase, Run, from_builtins
+
+POLL_SECONDS = 25.0
+"""How long the service is asked to hold an answer back while nothing changes."""
+PATIENCE_SECONDS = 60.0
+"""How long the service may be away (a restart, a new leader) while a Run is followed."""
+_PAUSE_SECONDS = 0.5
+
+LATEST = "latest"
+
+run_argument = click.argument("run", metavar="RUN")
+namespace_option = click.option(
+    "--namespace",
+    envvar="NODEOBS_NAMESPACE",
+    show_envvar=True,
+    default="nodeobs",
+    show_default=True,
+    help="Namespace of a RUN that is given by its name alone.",
+)
+
+
+class Latest(enum.Enum):
+    """What ``latest`` may be; the value names it in a message."""
+
+    ANY = "Run"
+    FINISHED = "finished Run"
+    DELIVERED = "Run that delivered anything"
+
+    def filters(self) -> dict[str, str]:
+        """What to ask the service for, so that the answer is short."""
+        among = {
+            Latest.ANY: {"limit": "1"},
+            Latest.FINISHED: {},
+            Latest.DELIVERED: {"phase": "Succeeded", "limit": "1"},
+        }
+        return among[self]
+
+    def fits(self, run: Run) -> bool:
+        """Whether the Run may be meant."""
+        phase = run.status.phase
+        return self is Latest.ANY or phase is Phase.SUCCEEDED or (self is Latest.FINISHED and phase.final)
+
+
+def find(service: Service, name: str, namespace: str, *, latest: Latest) -> RunRef:
+    """The Run meant by ``NAMESPACE/NAME``, ``NAME`` or ``latest`` (the newest one in any namespace that fits).
+
+    Raises:
+        Failure: no such name can be, or there is no Run that fits yet.
+    """
+    if name != LATEST:
+        return parse(name, namespace)
+    for run in service.runs(**latest.filters()):
+        if latest.fits(run):
+            return RunRef(run.metadata.namespace, run.metadata.name)
+    raise Failure(f"there is no {latest.value} yet", exit_code=ExitCode.NOT_FOUND, hint="see `nodeobs run list`")
+
+
+def parse(name: str, namespace: str) -> RunRef:
+    """``NAMESPACE/NAME``, or ``NAME`` in ``namespace``.
+
+    Raises:
+        Failure: it is neither; exit code 2.
+    """
+    before, slash, after = name.rpartition("/")
+    try:
+        return RunRef(from_builtins(before if slash else namespace, NamespaceName), from_builtins(after, DnsName))
+    except InvalidInput as error:
+        raise Failure(
+            f"{name!r} is not a Run's name: {error.detail}",
+            exit_code=ExitCode.USAGE,
+            hint="give NAMESPACE/NAME, NAME, or latest; `nodeobs run list` shows them",
+        ) from error
+
+
+def follow(
+    service: Service, ref: RunRef, *, timeout: float | None = None, poll_seconds: float = POLL_SECONDS
+) -> Iterator[Run]:
+    """The Run whenever it has changed, and at least every ``poll_seconds``; the last one is finished.
+
+    Where the service goes away meanwhile, it is waited for (PATIENCE_SECONDS).
+
+    Raises:
+        Failure: ``timeout`` (seconds) was over first (exit code 124), or the service refuses.
+        Unavailable: the service was away at the start, or for too long.
+    """
+    end = time.monotonic() + timeout if timeout is not None else None
+    version = ""
+    answered_at: float | None = None
+    while True:
+        asked_at = time.monotonic()
+        left = poll_seconds if end is None else max(0.0, min(poll_seconds, end - asked_at))
+        try:
+            run = service.run(ref, wait=left, version=version)
+        except Unavailable:
+            if answered_at is None or asked_at - answered_at > PATIENCE_SECONDS:
+                raise
+        else:
+            answered_at = time.monotonic()
+            yield run
+            if run.status.phase.final:
+                return
+        if end is not None and time.monotonic() >= end:
+            raise Failure(f"{ref} had not finished after {timeout:g} s", exit_code=ExitCode.TIMED_OUT)
+        # A service that does not hold its answer back is not asked without pause.
+        if answered_at is None or answered_at < asked_at or run.metadata.resource_version == version:
+            time.sleep(max(0.0, min(_PAUSE_SECONDS, left) - (time.monotonic() - asked_at)))
+        version = run.metadata.resource_version
