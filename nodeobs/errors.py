@@ -21,10 +21,13 @@
     │   └── StoreUnavailable       a retry can help
     ├── LeadershipLost             another process drives Runs now
     ├── AgentError                 one agent failed; carries the failure reason
+    │   ├── AgentBusy              it has another collection going
+    │   └── AgentUnavailable       no usable answer this time; another try can help
     ├── OutputError
     │   ├── OutputNotFound
     │   ├── OutputStoreFull
     │   └── OutputStoreUnavailable
+    ├── ProfilerInUse              this process is being profiled already
     └── ProfileError               not a pprof profile, or one that cannot be merged
 """
 
@@ -129,6 +132,25 @@ class AgentError(NodeobsError):
         self.message = message
 
 
+class AgentUnavailable(AgentError):
+    """No usable answer this time; another try can help.
+
+    ``sent`` says whether the agent may have received the request.
+    """
+
+    def __init__(self, reason: FailureReason, message: str, *, sent: bool) -> None:
+        super().__init__(reason, message)
+        self.sent = sent
+
+
+class AgentBusy(AgentError):
+    """The agent has another collection going; ``holder`` is its id."""
+
+    def __init__(self, reason: FailureReason, message: str, *, holder: str) -> None:
+        super().__init__(reason, message)
+        self.holder = holder
+
+
 class OutputError(NodeobsError):
     """Base of what the output store raises."""
 
@@ -147,3 +169,7 @@ class OutputStoreUnavailable(OutputError):
 
 class ProfileError(NodeobsError):
     """Not a pprof profile, or one that cannot be merged with the others."""
+
+
+class ProfilerInUse(NodeobsError):
+    """This process is being profiled already; the text is Go's."""

@@ -1,0 +1,184 @@
+"""All agents of a Run at once: the same start for everyone, one deadline, and nobody waits for anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace as change
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from nodeobs.agents.agent import Agent, AgentOutcome, start_skew
+from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.plan import Patience, Plan, lead_seconds, telling_seconds
+from nodeobs.agents.session import Session, Sink, Work
+from nodeobs.errors import AgentError
+from nodeobs.model import FailureReason
+
+__all__ = ["AgentOutcome", "Patience", "Plan", "Sink", "collect", "purge", "raise_file_limit", "start_skew"]
+
+log = structlog.get_logger(__name__)
+
+_PATIENCE = Patience()
+_SHORTEST_WINDOW = 2.0
+
+
+async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has its own meaning
+    agents: Sequence[Agent],
+    plan: Plan,
+    *,
+    connector: AgentConnector,
+    spool: Path,
+    sink: Sink,
+    deadline_seconds: float,
+    cancelled: asyncio.Event,
+    on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
+    on_retrieving: Callable[[], Awaitable[None]],
+    patience: Patience = _PATIENCE,
+) -> tuple[AgentOutcome, ...]:
+    """Start on all agents, wait, bring every file to ``spool/<node>/<name>`` and give it to ``sink``.
+
+    Returns an outcome for every agent, in their order, at the latest after ``deadline_seconds``; what is missing then
+    is ``Timeout``. Setting ``cancelled`` tells the agents to stop, and what is missing is ``Cancelled``. Cancelling
+    the task leaves the agents at their work, for another driver to go on with.
+
+    ``on_started`` is awaited once, when every agent has started or failed to, with the outcomes so far;
+    ``on_retrieving`` once after that, when the first file is about to be fetched, or never. What they raise ends the
+    collection as cancelling the task does, and is raised here. Names of the agents must be unique.
+    """
+    run = _Run(agents, plan, connector=connector, spool=spool, sink=sink, patience=patience)
+    try:
+        async with asyncio.TaskGroup() as group:
+            herald = group.create_task(run.announce(on_started, on_retrieving))
+            tasks = [group.create_task(session.run()) for session in run.sessions]
+            guard = group.create_task(run.guard(tasks, cancelled, deadline_seconds))
+            if tasks:
+                await asyncio.wait(tasks)
+            run.over()
+            guard.cancel()
+            await herald
+    except BaseExceptionGroup as errors:
+        # Only the two callbacks can raise: sessions turn everything into an outcome.
+        raise errors.exceptions[0] from errors
+    if run.unwanted:
+        await _drop(run.unwanted, plan.run_uid, connector, patience)
+    return tuple(session.outcome() for session in run.sessions)
+
+
+async def purge(
+    agents: Sequence[Agent], run_uid: str, *, connector: AgentConnector, patience: Patience = _PATIENCE
+) -> None:
+    """Let the agents delete their copies, or stop what is still going there; best effort, within a few seconds.
+
+    To be called for failed agents as well: one may have started although its answer was lost.
+    """
+    await _drop(agents, run_uid, connector, patience)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it is allowed to: every agent is a connection. Call once, at start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Run:
+    """The sessions of one Run, and how far they are together."""
+
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        plan: Plan,
+        *,
+        connector: AgentConnector,
+        spool: Path,
+        sink: Sink,
+        patience: Patience,
+    ) -> None:
+        telling = telling_seconds(len(agents))
+        now = connector.now()
+        start_at = plan.start_at or now + timedelta(seconds=lead_seconds(len(agents)))
+        # An agent that comes back after the profile's time would show other seconds than the rest.
+        window = min(patience.connect, max(_SHORTEST_WINDOW, plan.duration_seconds))
+        work = Work(
+            plan=plan,
+            patience=change(patience, connect=max(patience.connect, telling)),
+            connector=connector,
+            spool=spool,
+            sink=sink,
+            start_at=start_at,
+            give_up_at=asyncio.get_running_loop().time() + max(telling, (start_at - now).total_seconds()) + window,
+            poll_spread=lead_seconds(len(agents)),
+            settled=self._settle,
+            retrieving=self._retrieve,
+        )
+        self.sessions = [Session(agent, work) for agent in agents]
+        self.unwanted: list[Agent] = []
+        """Agents that were started and are to stop."""
+        self._unsettled = len(agents)
+        self._retrieved = False
+        self._started = asyncio.Event()
+        self._retrieving_or_over = asyncio.Event()
+
+    async def announce(
+        self,
+        on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
+        on_retrieving: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Tell the driver how far the Run is."""
+        await self._started.wait()
+        await on_started([session.outcome() for session in self.sessions])
+        await self._retrieving_or_over.wait()
+        if self._retrieved:
+            await on_retrieving()
+
+    async def guard(self, tasks: Sequence[asyncio.Task[None]], cancelled: asyncio.Event, seconds: float) -> None:
+        """End what is not over when the Run is cancelled or its time is up."""
+        try:
+            async with asyncio.timeout(seconds):
+                await cancelled.wait()
+            reason, why = FailureReason.CANCELLED, "the Run was cancelled"
+        except TimeoutError:
+            reason, why = FailureReason.TIMEOUT, f"not finished at the Run's deadline, {seconds:.3g} s after its start"
+        for session, task in zip(self.sessions, tasks, strict=True):
+            if not task.done():
+                session.end(AgentError(reason, f"{session.agent}: {why}"))
+                task.cancel()
+                if reason is FailureReason.CANCELLED and session.told:
+                    self.unwanted.append(session.agent)
+
+    def over(self) -> None:
+        """All sessions have ended."""
+        self._started.set()
+        self._retrieving_or_over.set()
+
+    def _settle(self) -> None:
+        self._unsettled -= 1
+        if self._unsettled == 0:
+            self._started.set()
+
+    def _retrieve(self) -> None:
+        # Agents that can still not be reached when others have finished do not hold up the news.
+        self._retrieved = True
+        self._started.set()
+        self._retrieving_or_over.set()
+
+
+async def _drop(agents: Sequence[Agent], run_uid: str, connector: AgentConnector, patience: Patience) -> None:
+    limit = max(patience.cancel, telling_seconds(len(agents)))
+
+    async def drop(agent: Agent) -> None:
+        try:
+            async with connector.connect(agent, connect_seconds=limit, read_seconds=limit) as client:
+                await client.drop(run_uid, limit=limit)
+        except AgentError as error:
+            log.info(
+                "an agent could not be told to drop a collection; it expires there", node=agent.name, error=str(error)
+            )
+
+    async with asyncio.TaskGroup() as group:
+        for agent in agents:
+            group.create_task(drop(agent))

@@ -1,0 +1,80 @@
+"""Which agents take part in a Run. Pure: the rows come from the configuration, later from EndpointSlices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nodeobs.agents.agent import Agent, AgentOutcome
+from nodeobs.model import FailureReason
+
+__all__ = ["Agent", "Selection", "select"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A Run's agents, and the nodes that were asked for and have none: nothing is left out."""
+
+    agents: tuple[Agent, ...]
+    missing: tuple[AgentOutcome, ...]
+
+
+def select(
+    agents: Iterable[Agent],
+    *,
+    node_selector: Mapping[str, str],
+    run_selector: Mapping[str, str],
+    nodes: Sequence[str],
+) -> Selection:
+    """Choose the agents of a Run: the NodeObservability's that the Run asks for.
+
+    ``node_selector`` is the NodeObservability's, ``run_selector`` the Run's; an empty one takes all. ``nodes`` are
+    names, or addresses as alerts carry them; empty takes all. A node that is listed twice counts once, by its first
+    row.
+    """
+    rows: dict[str, Agent] = {}
+    for agent in agents:
+        rows.setdefault(agent.name, agent)
+    allowed = {name: agent for name, agent in rows.items() if _matches(agent, node_selector)}
+    subset = {name: agent for name, agent in allowed.items() if _matches(agent, run_selector)}
+    if not nodes:
+        return Selection(tuple(subset.values()), ())
+    chosen: dict[str, Agent] = {}
+    missing: dict[str, AgentOutcome] = {}
+    for node in nodes:
+        found = _find(subset, node)
+        chosen.update((agent.name, agent) for agent in found)
+        if not found:
+            known = _find(rows, node)
+            why = _why_not(node, known, _find(allowed, node), node_selector, run_selector)
+            for agent in known or [Agent(node)]:
+                missing[agent.name] = AgentOutcome(agent, FailureReason.NO_AGENT, why)
+    return Selection(tuple(chosen.values()), tuple(missing.values()))
+
+
+def _find(rows: Mapping[str, Agent], node: str) -> list[Agent]:
+    if node in rows:
+        return [rows[node]]
+    return [agent for agent in rows.values() if agent.host == node]
+
+
+def _matches(agent: Agent, selector: Mapping[str, str]) -> bool:
+    return all(agent.labels.get(key) == value for key, value in selector.items())
+
+
+def _why_not(
+    node: str,
+    known: Sequence[Agent],
+    allowed: Sequence[Agent],
+    node_selector: Mapping[str, str],
+    run_selector: Mapping[str, str],
+) -> str:
+    if not known:
+        return f"no agent is known for node {node}: check the name, or add its agent to the configuration"
+    if not allowed:
+        return f"node {node} is not selected by the NodeObservability's nodeSelector {_write(node_selector)}"
+    return f"node {node} is not selected by the Run's nodeSelector {_write(run_selector)}"
+
+
+def _write(selector: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in selector.items())
