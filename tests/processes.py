@@ -40,7 +40,9 @@ def wait_for(what: str, probe: Callable[[], T | None], *, seconds: float = 60.0,
 class Program:
     """A process with a log file; a context manager that ends it."""
 
-    def __init__(self, name: str, argv: Sequence[str | Path], *, log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str | Path], *, log: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:

@@ -139,9 +139,7 @@ class Controller:
 
     def _reject(self, run: Run, holder: Run) -> None:
         message = f"Run {holder.key} on the same NodeObservability was first; one Run at a time"
-        status = results.finished(
-            run.status, Phase.REJECTED, reason="ConcurrentRun", message=message, now=self._now()
-        )
+        status = results.finished(run.status, Phase.REJECTED, reason="ConcurrentRun", message=message, now=self._now())
         try:
             rejected = self._store.update(replace(run, status=status))
         except (Conflict, NotFound):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from nodeobs.agents.fanout import AgentOutcome
-from nodeobs.agents.roster import Agent
+from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.errors import AgentError, OutputError, OutputStoreFull, OutputStoreUnavailable, ProfileError
 from nodeobs.model import FailureReason, FileInfo, PieceResult, PieceState, ProfileType, file_name, replace
 from nodeobs.outputs.manifest import MergedFile, SkippedInput
@@ -53,7 +52,9 @@ class Delivery:
             try:
                 await asyncio.to_thread(self._outputs.put_file, self._uid, f"{agent.name}/{path.name}", path)
             except OutputStoreFull as error:
-                raise AgentError(FailureReason.STORAGE_FULL, f"no space left for {path.name} in the output: {error}") from error
+                raise AgentError(
+                    FailureReason.STORAGE_FULL, f"no space left for {path.name} in the output: {error}"
+                ) from error
             except OutputStoreUnavailable as error:
                 if attempt == _STORE_ATTEMPTS - 1:
                     raise AgentError(FailureReason.INTERNAL, f"cannot store {path.name}: {error}") from error
@@ -80,7 +81,11 @@ class Delivery:
                 found.append(replace(piece, state=PieceState.DONE, file=info))
         if not found:
             return outcome
-        kept = [piece for piece in outcome.pieces if (piece.target, piece.profile) not in {(f.target, f.profile) for f in found}]
+        kept = [
+            piece
+            for piece in outcome.pieces
+            if (piece.target, piece.profile) not in {(f.target, f.profile) for f in found}
+        ]
         return outcome.with_pieces((*kept, *found))
 
     def _digest(self, name: str) -> str:
@@ -152,7 +157,9 @@ def _check(profile: ProfileType, path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(len(_TRACE_MAGIC))
         if head != _TRACE_MAGIC:
-            raise AgentError(FailureReason.BAD_PROFILE, f"{path.name} is not an execution trace: it begins with {head!r}")
+            raise AgentError(
+                FailureReason.BAD_PROFILE, f"{path.name} is not an execution trace: it begins with {head!r}"
+            )
         return ""
     try:
         return scan(path, max_bytes=MAX_PROFILE_BYTES).build_id

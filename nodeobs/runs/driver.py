@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 
 import structlog
 
+from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
-from nodeobs.agents.fanout import AgentOutcome, Plan, collect, purge
-from nodeobs.agents.roster import Agent, Selection, select
+from nodeobs.agents.fanout import collect, purge
+from nodeobs.agents.plan import Plan
+from nodeobs.agents.roster import Selection, select
 from nodeobs.errors import Conflict, LeadershipLost, NotFound, OutputError, StoreError, StoreUnavailable
 from nodeobs.model import AgentRef, DriverClaim, NodeObservability, Phase, Run, RunStatus, replace
 from nodeobs.outputs.manifest import Manifest
@@ -115,7 +117,11 @@ class Driver:
         self.manifest = manifest
         status = self.run.status
         log.info(
-            "run finished", run=self.run.key, phase=status.phase.value, failed=len(status.failed_agents), output=status.output
+            "run finished",
+            run=self.run.key,
+            phase=status.phase.value,
+            failed=len(status.failed_agents),
+            output=status.output,
         )
         return Ending.FINISHED
 

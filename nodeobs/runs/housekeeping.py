@@ -47,7 +47,7 @@ class Housekeeping:
 
     def run(self, stop: threading.Event) -> None:
         """Body of the thread: once at the start, then every half minute until ``stop`` is set."""
-        tasks = (self.clean_leftovers, self.forget_runs, self.retain_outputs)
+        tasks: tuple[Callable[[], None], ...] = (self.clean_leftovers, self.forget_runs, self.retain_outputs)
         while True:
             for task in tasks:
                 if stop.is_set():

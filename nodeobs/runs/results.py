@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from nodeobs.agents.fanout import AgentOutcome, start_skew
-from nodeobs.agents.roster import Agent
+from nodeobs.agents.agent import Agent, AgentOutcome, start_skew
 from nodeobs.model import (
     AgentRef,
     Condition,
@@ -165,7 +164,7 @@ def _node(outcome: AgentOutcome, build_ids: Mapping[tuple[str, str], str]) -> No
         reason=outcome.reason,
         message=outcome.message,
         started_at=outcome.started_at,
-        clock_offset_seconds=outcome.clock_offset_seconds,
+        clock_offset_seconds=outcome.clock_offset_seconds or 0.0,
         late=outcome.late,
         upstream=outcome.upstream,
         pieces=tuple(_piece(agent.name, piece, build_ids) for piece in outcome.pieces),
