@@ -12,6 +12,7 @@ from nodeobs.model.collection import (
     PieceResult,
     PieceState,
     TargetInfo,
+    TargetList,
     file_name,
 )
 from nodeobs.model.documents import Document, decode_json, encode_json, from_builtins, replace, to_builtins
@@ -89,6 +90,7 @@ __all__ = [
     "RunSummary",
     "RunTrigger",
     "TargetInfo",
+    "TargetList",
     "TargetName",
     "TargetSpec",
     "TriggerKind",

@@ -112,6 +112,12 @@ class TargetInfo(Document, frozen=True, kw_only=True):
     message: Message = ""
 
 
+class TargetList(Document, frozen=True, kw_only=True):
+    """Body of ``GET /v1/targets``."""
+
+    targets: tuple[TargetInfo, ...] = ()
+
+
 def file_name(target: str, profile: ProfileType) -> str:
     """Name of a piece's file: ``kubelet-cpu.pb.gz``; an execution trace is not pprof and ends in ``.trace``."""
     return f"{target}-{profile}.trace" if profile is ProfileType.TRACE else f"{target}-{profile}.pb.gz"
