@@ -103,3 +103,18 @@ class Manifest(Document, frozen=True, kw_only=True):
     summary: RunSummary
     nodes: tuple[NodeResult, ...] = ()
     merged: tuple[MergedFile, ...] = ()
+
+
+class HeadRun(Document, frozen=True, kw_only=True):
+    """Whose an output is."""
+
+    uid: str
+    node_observability: str
+
+
+class ManifestHead(Document, frozen=True, kw_only=True):
+    """As much of a manifest as retention has to know, read without the rest."""
+
+    version: Literal[1] = 1
+    run: HeadRun
+    finished_at: Instant
