@@ -29,6 +29,12 @@ NamespaceName = Annotated[
     ),
 ]
 
+ObjectNamespace = Annotated[
+    str,
+    Meta(max_length=63, pattern=rf"\A({_LABEL})?\Z", description="Namespace; empty for what is cluster-scoped."),
+]
+"""One type rather than a union with ``""``: msgspec merges the two and applies the bounds to both."""
+
 NodeName = DnsName
 
 PathSegment = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from nodeobs.model.documents import Document
-from nodeobs.model.fields import DnsName, DurationSeconds, Labels, NamespaceName, NodeName, Port, TargetName
+from nodeobs.model.fields import DnsName, DurationSeconds, Labels, NodeName, ObjectNamespace, Port, TargetName
 from nodeobs.model.reasons import FailureReason
 
 GROUP = "nodeobservability.olm.openshift.io"
@@ -60,7 +60,7 @@ class Metadata(Document, frozen=True, kw_only=True):
     """Object metadata. ``uid``, ``resourceVersion`` and the timestamps are the store's to give."""
 
     name: DnsName
-    namespace: NamespaceName | Literal[""] = ""
+    namespace: ObjectNamespace = ""
     """Empty for NodeObservabilities, which belong to the whole cluster."""
     uid: str = ""
     resource_version: str = ""

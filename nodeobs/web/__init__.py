@@ -1,1 +1,26 @@
 """The HTTP service."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from nodeobs.web import alerts, auth, observabilities, ops, outputs, problems, runs
+from nodeobs.web.services import Services
+
+__all__ = ["create_app"]
+
+
+def create_app(services: Services) -> Flask:
+    """The WSGI application. Starts no thread; whoever serves it runs ``services.drive`` beside it."""
+    app = Flask(__name__, static_folder=None)
+    # One more than the limit: at its own, werkzeug cuts a chunked body short without a word.
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes + 1
+    # A redirect's body would be HTML.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.extensions["nodeobs"] = services
+    problems.register(app)
+    auth.register(app)
+    for part in (runs, outputs, observabilities, alerts, ops):
+        app.register_blueprint(part.blueprint)
+    return app

@@ -1,0 +1,5 @@
+"""WSGI entry point: ``gunicorn app:app``."""
+
+from nodeobs.web.composition import application
+
+app = application()

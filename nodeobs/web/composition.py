@@ -1,0 +1,139 @@
+"""The composition root: settings become the service's parts, and the parts an application."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+from flask import Flask
+from gunicorn.errors import AppImportError
+from prometheus_client import CollectorRegistry
+
+from nodeobs.agents.agent import Agent
+from nodeobs.agents.client import AgentConnector
+from nodeobs.errors import ConfigurationError
+from nodeobs.metrics import Metrics
+from nodeobs.outputs.retention import Policy
+from nodeobs.outputs.store import OutputStore
+from nodeobs.runs.alerts import RulesFile
+from nodeobs.runs.controller import Controller
+from nodeobs.runs.driver import Surroundings
+from nodeobs.runs.housekeeping import Housekeeping
+from nodeobs.runs.rules import admit
+from nodeobs.settings import Settings
+from nodeobs.store.base import Store
+from nodeobs.store.filelock import FileLeadership
+from nodeobs.store.sqlite import SqliteStore
+from nodeobs.web import create_app
+from nodeobs.web.services import Services
+from nodeobs.web.tokens import TokensFile
+
+log = structlog.get_logger(__name__)
+
+_RESTART_SECONDS = 5.0
+
+
+def application() -> Flask:
+    """The application as the environment configures it: what gunicorn imports.
+
+    Raises:
+        AppImportError: the configuration cannot be used; gunicorn prints it and ends.
+    """
+    try:
+        return create_app(build(Settings.load(os.environ)))
+    except ConfigurationError as error:
+        raise AppImportError(f"nodeobs: {error}") from error
+
+
+def build(settings: Settings) -> Services:
+    """Every part of the service. Starts nothing.
+
+    Raises:
+        ConfigurationError: a file or folder that a setting names cannot be used.
+    """
+    metrics = Metrics(CollectorRegistry())
+    tokens = TokensFile(settings.tokens_file) if settings.tokens_file else None
+    rules = RulesFile(settings.triggers_file, metrics=metrics)
+    store = SqliteStore(settings.data_dir / "nodeobs.db", now=_now)
+    outputs = OutputStore(settings.output)
+    controller = _controller(settings, store=store, outputs=outputs, metrics=metrics)
+    return Services(
+        settings=settings,
+        store=store,
+        outputs=outputs,
+        metrics=metrics,
+        rules=rules,
+        tokens=tokens,
+        admit=partial(admit, now=_now),
+        now=_now,
+        suffix=partial(secrets.token_hex, 4),
+        drive=partial(_drive, controller.run, metrics),
+    )
+
+
+def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metrics: Metrics) -> Controller:
+    spool = settings.data_dir / "spool"
+    surroundings = Surroundings(
+        store=store,
+        outputs=outputs,
+        connector=AgentConnector(
+            tls=settings.agent_tls,
+            ca_file=settings.agent_ca_file,
+            token_file=settings.agent_token_file,
+            now=_now,
+            randomness=random.Random(),  # noqa: S311 spreads retries, keeps no secret
+        ),
+        agents=partial(_agents, settings),
+        spool=spool,
+        grace_seconds=settings.run_grace_seconds,
+        now=_now,
+    )
+    housekeeping = Housekeeping(
+        store=store,
+        outputs=outputs,
+        spool=spool,
+        keep_runs=settings.run_history,
+        policy=Policy(
+            max_age=settings.retention_max_age,
+            max_count=settings.retention_max_count,
+            max_bytes=settings.retention_max_bytes,
+        ),
+        metrics=metrics,
+        now=_now,
+    )
+    return Controller(
+        store=store,
+        leadership=FileLeadership(settings.data_dir / "leader.lock"),
+        surroundings=surroundings,
+        housekeeping=housekeeping,
+        metrics=metrics,
+        now=_now,
+    )
+
+
+def _drive(run: Callable[[threading.Event], None], metrics: Metrics, stop: threading.Event) -> None:
+    """Body of the controller's thread: whatever nobody foresaw is logged, counted, and tried again."""
+    while not stop.is_set():
+        try:
+            run(stop)
+        except Exception:  # a thread's edge
+            log.exception("the controller failed; it starts again", seconds=_RESTART_SECONDS)
+            metrics.internal_errors.labels("controller").inc()
+            stop.wait(_RESTART_SECONDS)
+
+
+def _agents(settings: Settings) -> list[Agent]:
+    return [
+        Agent(name=agent.name, host=agent.host, port=agent.port, labels=agent.labels, targets=agent.targets)
+        for agent in settings.agents
+    ]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,56 @@
+"""What the web layer works with, made by the composition root and handed to the application."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from flask import current_app
+
+from nodeobs.metrics import Metrics
+from nodeobs.model import Run
+from nodeobs.outputs.store import OutputStore
+from nodeobs.runs.alerts import RulesFile
+from nodeobs.selfprofile import SelfProfiler
+from nodeobs.settings import Settings
+from nodeobs.store.base import Admit, Store
+from nodeobs.web.slots import Slots
+from nodeobs.web.tokens import TokensFile
+
+THREADS = 128
+"""Of the server's pool. What may wait for long gets a part of it; the rest stays free for everything else."""
+
+_LONG_POLLS = 48
+_DOWNLOADS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything that a request may need; ``current_app.extensions["nodeobs"]``."""
+
+    settings: Settings
+    store: Store
+    outputs: OutputStore
+    metrics: Metrics
+    rules: RulesFile
+    tokens: TokensFile | None
+    """None: whoever reaches the (loopback) port may do everything."""
+    admit: Callable[[Run], Admit]
+    now: Callable[[], datetime]
+    suffix: Callable[[], str]
+    """Random end of a generated name: lower-case letters and digits."""
+    drive: Callable[[threading.Event], None]
+    """Carries Runs until the event is set; the server gives it a thread of its own."""
+    profiler: SelfProfiler = field(default_factory=SelfProfiler)
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set once, when the process is to end: streams and long polls end then."""
+    long_polls: Slots = field(default_factory=lambda: Slots(_LONG_POLLS, what="long polls"))
+    downloads: Slots = field(default_factory=lambda: Slots(_DOWNLOADS, what="downloads"))
+
+
+def services() -> Services:
+    """Services of the application that answers the current request."""
+    found: Services = current_app.extensions["nodeobs"]
+    return found
