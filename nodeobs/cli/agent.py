@@ -23,8 +23,9 @@ MODULE = ("-P", "-m", "nodeobs.nodeagent")
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def agent(*, arguments: tuple[str, ...]) -> None:
-    """Run a node's agent, which profiles its kubelet and container runtime when the service asks.
+    """Run a node's agent.
 
-    All options are the agent's own: see `nodeobs agent --help` and docs/agent.md.
+    It profiles the node's kubelet and container runtime when the service asks. All options are the agent's own: see
+    `nodeobs agent --help` and docs/agent.md.
     """
     os.execv(sys.executable, [sys.executable, *MODULE, *arguments])  # noqa: S606 - no shell is wanted

@@ -86,11 +86,16 @@ def parse(name: str, namespace: str) -> RunRef:
 
 
 def follow(
-    service: Service, ref: RunRef, *, timeout: float | None = None, poll_seconds: float = POLL_SECONDS
+    service: Service,
+    ref: RunRef,
+    *,
+    timeout: float | None = None,
+    poll_seconds: float = POLL_SECONDS,
+    patience: float = PATIENCE_SECONDS,
 ) -> Iterator[Run]:
     """The Run whenever it has changed, and at least every ``poll_seconds``; the last one is finished.
 
-    Where the service goes away meanwhile, it is waited for (PATIENCE_SECONDS).
+    Where the service goes away meanwhile, it is waited for, ``patience`` seconds.
 
     Raises:
         Failure: ``timeout`` (seconds) was over first (exit code 124), or the service refuses.
@@ -105,7 +110,7 @@ def follow(
         try:
             run = service.run(ref, wait=left, version=version)
         except Unavailable:
-            if answered_at is None or asked_at - answered_at > PATIENCE_SECONDS:
+            if answered_at is None or asked_at - answered_at > patience:
                 raise
         else:
             answered_at = time.monotonic()

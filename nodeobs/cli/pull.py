@@ -31,10 +31,11 @@ from nodeobs.cli.text import clean, plural, size
 )
 @client_command
 def pull(session: Session, *, run: str, namespace: str, into: Path | None) -> None:
-    """Download a Run's output: every node's files, the merged profiles and the manifest.
+    """Download a Run's output.
 
-    RUN is NAMESPACE/NAME, a NAME, or `latest` for the newest Run that delivered anything. Every file is compared with
-    the digest in the manifest. The folder appears when it is complete, and never replaces one that is there.
+    That is every node's files, the merged profiles and the manifest. RUN is NAMESPACE/NAME, a NAME, or `latest` for
+    the newest Run that delivered anything. Every file is compared with the digest in the manifest. The folder
+    appears when it is complete, and never replaces one that is there.
     """
     with session.connect() as service:
         ref = find(service, run, namespace, latest=Latest.DELIVERED)

@@ -13,7 +13,9 @@ from nodeobs.cli.helptext import examples
 from nodeobs.errors import ConfigurationError
 from nodeobs.settings import Settings
 
-COMMAND = ("-P", "-m", "gunicorn", "-c", "python:nodeobs.web.server", "nodeobs.web.server:application()")
+APPLICATION = "nodeobs.web.composition:application()"
+"""Named, not imported: gunicorn imports it in its worker, and doing so here would only take time."""
+COMMAND = ("-P", "-m", "gunicorn", "-c", "python:nodeobs.web.gunicorn_conf", APPLICATION)
 
 
 @click.command(

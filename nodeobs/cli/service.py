@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
-from nodeobs.cli.failures import Failure, Unavailable
+from nodeobs.cli.failures import ExitCode, Failure, Unavailable
 from nodeobs.cli.problems import failure_of, not_ours
 from nodeobs.errors import InvalidInput
 from nodeobs.model import Document, Run, decode_json, encode_json
@@ -153,7 +153,9 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise Failure(f"cannot read certificates from --ca-file {ca_file}: {error}") from error
+        raise Failure(
+            f"cannot read certificates from --ca-file {ca_file}: {error}", exit_code=ExitCode.USAGE
+        ) from error
 
 
 def _unreachable(url: str, error: httpx.ConnectError) -> Unavailable:
