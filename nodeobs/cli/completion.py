@@ -19,7 +19,10 @@ from nodeobs.cli.helptext import examples
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, *, shell: str) -> None:
-    """Print the script that makes the Tab key complete commands, options and values."""
+    """Print the script for tab completion.
+
+    With it, the Tab key completes commands, options and values.
+    """
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"this click has no completion for {shell}")

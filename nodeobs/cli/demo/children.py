@@ -14,7 +14,8 @@ from pathlib import Path
 from nodeobs.cli.failures import Failure
 
 READY_SECONDS = 30.0
-_STOP_SECONDS = 8.0
+STOP_SECONDS = 8.0
+"""How long processes may take to end when they are asked to."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -65,7 +66,8 @@ class Child:
 class Children:
     """All of the demo's processes; leaving the ``with`` block stops them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stop_seconds: float = STOP_SECONDS) -> None:
+        self._stop_seconds = stop_seconds
         self._children: dict[str, Child] = {}
         # In the child: be sent SIGTERM when the demo is gone, however it went.
         self._end_with_parent = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(signal.SIGTERM))
@@ -116,7 +118,7 @@ class Children:
         """End them all; the names of those that did not end when they were asked to."""
         for child in self._children.values():
             child.terminate()
-        end = time.monotonic() + _STOP_SECONDS
+        end = time.monotonic() + self._stop_seconds
         stubborn = [name for name, child in self._children.items() if not child.reap(max(0.0, end - time.monotonic()))]
         self._children.clear()
         return stubborn
