@@ -26,7 +26,7 @@ def start_agent(tmp_path: Path, stack: ExitStack) -> Callable[..., Agent]:
 
     def start(node: str, **targets: str) -> Agent:
         agent = Agent(node, tmp_path, targets=targets)
-        stack.callback(lambda: agent.program.kill())
+        stack.callback(agent.stop)
         return agent
 
     return start
@@ -38,7 +38,7 @@ def start_service(tmp_path: Path, stack: ExitStack) -> Callable[..., Service]:
 
     def start(*agents: Agent, **environ: str) -> Service:
         service = Service(tmp_path / "service", agents=[agent.row for agent in agents], environ=environ)
-        stack.callback(lambda: service.program.kill())
+        stack.callback(service.stop)
         return service
 
     return start

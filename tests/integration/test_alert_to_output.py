@@ -43,10 +43,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.d
 
 def start_etcd(folder: Path, start: Callable[..., Program]) -> str:
     client, peer = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-    etcd = start(
-        "etcd", "--data-dir", str(folder), "--enable-pprof", "--listen-client-urls", client, "--advertise-client-urls",
-        client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
-    )  # fmt: skip
+    urls = ("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer)
+    peers = ("--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}")
+    etcd = start("etcd", "--data-dir", str(folder), "--enable-pprof", *urls, *peers)
     etcd.wait_until("etcd is healthy", lambda: is_ok(f"{client}/health"))
     return client
 
@@ -193,8 +192,7 @@ def test_a_firing_rule_becomes_merged_profiles(
         "nodeobs_last_output_bytes > 0",
         f'nodeobs_last_output_info{{run="nodeobs/{name}"}} == 1',
         "histogram_quantile(0.95, sum by (le) (nodeobs_run_duration_seconds_bucket)) > 0",
-        "(time() - nodeobs_last_output_timestamp_seconds)"
-        " * on (nodeobservability) group_left (run, output) nodeobs_last_output_info",
+        "(time() - nodeobs_last_output_timestamp_seconds) * on (nodeobservability) nodeobs_last_output_info",
     ):
         prometheus.wait_for_value(expression)
     assert_promtool_is_silent(service)

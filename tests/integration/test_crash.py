@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,8 +12,9 @@ from typing import Any
 import pytest
 
 from nodeobs.pprof import read
-from tests.fakes.pprof_target import PprofTarget, sample_profile
+from tests.fakes.pprof_target import PprofTarget
 from tests.processes import wait_for
+from tests.profiles import large_profile
 from tests.world import Agent, Service
 
 pytestmark = pytest.mark.slow
@@ -24,24 +23,9 @@ SECONDS = 2
 NODES = ("node-1", "node-2", "node-3")
 
 
-def large_profile() -> bytes:
-    """A valid profile of some 8 MB that does not compress: a repeated unknown field holds noise."""
-    noise = os.urandom(8_000_000)
-    field = bytes([15 << 3 | 2]) + _varint(len(noise)) + noise
-    return gzip.compress(gzip.decompress(sample_profile()) + field, compresslevel=0, mtime=0)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
 @pytest.fixture(scope="module")
 def profile() -> bytes:
-    return large_profile()
+    return large_profile(8_000_000)
 
 
 @pytest.fixture

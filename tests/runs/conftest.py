@@ -1,0 +1,172 @@
+"""A controller over a real store and real outputs, driving simulated agents."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nodeobs.agents.agent import Agent
+from nodeobs.agents.client import AgentConnector
+from nodeobs.metrics import Metrics
+from nodeobs.model import Run, replace
+from nodeobs.outputs.retention import Policy
+from nodeobs.outputs.store import OutputStore
+from nodeobs.runs.controller import Controller
+from nodeobs.runs.driver import Surroundings
+from nodeobs.runs.housekeeping import Housekeeping
+from nodeobs.store.filelock import FileLeadership
+from nodeobs.store.sqlite import SqliteStore
+from tests.builders import make_observability
+from tests.fakes.agent_simulator import Behaviour, Fleet, SimulatedAgent
+from tests.processes import wait_for
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class FleetThread:
+    """Simulated agents in an event loop of their own."""
+
+    def __init__(self, behaviours: Sequence[Behaviour]) -> None:
+        self._fleet = Fleet(*behaviours)
+        self._loop = asyncio.new_event_loop()
+        self._over: asyncio.Event
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="fleet")
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _serve(self) -> None:
+        self._over = asyncio.Event()
+        async with self._fleet:
+            self._ready.set()
+            await self._over.wait()
+
+    def __getitem__(self, number: int) -> SimulatedAgent:
+        return self._fleet.agents[number]
+
+    @property
+    def agents(self) -> list[SimulatedAgent]:
+        return self._fleet.agents
+
+    def roster(self) -> list[Agent]:
+        return [Agent(name=agent.name, host="127.0.0.1", port=agent.port) for agent in self._fleet.agents]
+
+    def kill(self, number: int) -> None:
+        """Take one agent away, its port closed."""
+        asyncio.run_coroutine_threadsafe(self[number].close(), self._loop).result(10)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+        self._loop.close()
+
+
+class World:
+    """One process's worth of nodeobs, without the web; may be led by several controllers one after the other."""
+
+    def __init__(self, folder: Path, stack: ExitStack, *, outputs: Path | None = None) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.store = SqliteStore(folder / "nodeobs.db", now=now)
+        stack.callback(self.store.close)
+        self.outputs = OutputStore(str(outputs or folder / "outputs"))
+        self.spool = folder / "spool"
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self.fleet = FleetThread([])
+        self.store.create(make_observability())
+
+    def agents(self, *behaviours: Behaviour) -> FleetThread:
+        """Have these agents."""
+        self.fleet.close()
+        self.fleet = FleetThread(behaviours)
+        return self.fleet
+
+    def controller(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Controller:
+        connector = AgentConnector(tls=False, ca_file=None, token_file=None, now=now, randomness=random.Random(1))
+        surroundings = Surroundings(
+            store=self.store,
+            outputs=self.outputs,
+            connector=connector,
+            agents=agents or (lambda: self.fleet.roster()),
+            spool=self.spool,
+            grace_seconds=grace,
+            now=now,
+        )
+        return Controller(
+            store=self.store,
+            leadership=FileLeadership(self.folder / "leader.lock"),
+            surroundings=surroundings,
+            housekeeping=self.housekeeping(),
+            metrics=self.metrics,
+            now=now,
+        )
+
+    def housekeeping(self, keep_runs: int = 100) -> Housekeeping:
+        return Housekeeping(
+            store=self.store,
+            outputs=self.outputs,
+            spool=self.spool,
+            keep_runs=keep_runs,
+            policy=Policy(max_age=timedelta(days=1), max_count=100, max_bytes=2**30),
+            metrics=self.metrics,
+            now=now,
+        )
+
+    def lead(self, controller: Controller | None = None) -> Callable[[], None]:
+        """Run a controller in a thread; the answer hands over and waits for its end."""
+        controller = controller or self.controller()
+        stop = threading.Event()
+        thread = threading.Thread(target=controller.run, args=(stop,), name="controller")
+        thread.start()
+
+        def hand_over() -> None:
+            stop.set()
+            thread.join()
+
+        self.stack.callback(hand_over)
+        return hand_over
+
+    def get(self, run: Run) -> Run:
+        return self.store.get(Run, run.metadata.name, run.metadata.namespace)
+
+    def wait(self, run: Run, *, seconds: float = 60.0) -> Run:
+        """The Run once it is finished."""
+
+        def probe() -> Run | None:
+            found = self.get(run)
+            return found if found.status.phase.final else None
+
+        return wait_for(f"{run.key} finishes", probe, seconds=seconds)
+
+    def change(self, run: Run, **attributes: object) -> Run:
+        """Write attributes of the Run's spec, as a user does."""
+        found = self.get(run)
+        return self.store.update(replace(found, spec=replace(found.spec, **attributes)))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def world(tmp_path: Path, stack: ExitStack) -> World:
+    made = World(tmp_path, stack)
+    # Runs after the controllers have ended: they were pushed later.
+    stack.callback(lambda: made.fleet.close())
+    return made
