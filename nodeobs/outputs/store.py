@@ -214,7 +214,12 @@ class OutputStore:
             end = min(start + CHUNK_BYTES, wanted.stop)
             with self._reading(uid, name) as key:
                 part = obstore.get(self._store, key, options={"range": (start, end), "if_match": tag})
-                yield bytes(part.bytes())
+                chunk = bytes(part.bytes())
+            if len(chunk) != end - start:
+                raise OutputStoreUnavailable(
+                    f"{name} of output {uid} became shorter while it was being read: try again"
+                )
+            yield chunk
 
     def _collect(self, prefix: str) -> dict[str, Sequence[Entry]]:
         found: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
@@ -247,8 +252,11 @@ class OutputStore:
         key = names.key(uid, name)
         if self._folder is not None and not self._folder.has(key):
             raise OutputStoreUnavailable(f"{self._root}/{key} is, or is behind, a symbolic link: remove the link")
-        with _translated(f"{self._root}/{key}"):
-            yield key
+        try:
+            with _translated(f"{self._root}/{key}"):
+                yield key
+        except OutputNotFound as error:
+            raise OutputStoreUnavailable(f"{self._root}/{key}: its folder was removed meanwhile: try again") from error
 
 
 def _open_remote(url: str) -> obstore.store.ObjectStore:
