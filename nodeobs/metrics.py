@@ -22,10 +22,10 @@ ALERT_OUTCOMES: Final = (
     "run-in-progress",
     "resolved",
     "unmatched",
-    "invalid",
+    "refused",
     "failed",
 )
-"""What can become of one alert in a notification."""
+"""What can become of one alert in a notification; ``failed`` could not be stored and is to be sent again."""
 
 RUN_RESULTS: Final = tuple(phase.value for phase in Phase if phase.final)
 COLLECTION_RESULTS: Final = ("success", "failure")

@@ -22,6 +22,7 @@ from nodeobs.model.fields import (
     Labels,
     NamespaceName,
     NodeName,
+    NodeRef,
     PathSegment,
     TargetName,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "NodeObservabilityRef",
     "NodeObservabilitySpec",
     "NodeObservabilityStatus",
+    "NodeRef",
     "PathSegment",
     "Phase",
     "PieceResult",

@@ -37,6 +37,17 @@ ObjectNamespace = Annotated[
 
 NodeName = DnsName
 
+NodeRef = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=rf"\A({_LABEL}(\.{_LABEL})*|[0-9a-f]{{0,4}}(:[0-9a-f.]*){{2,8}})\Z",
+        description="A node's name, or its IP address as alerts carry it.",
+    ),
+]
+"""What a Run names its nodes by."""
+
 PathSegment = Annotated[
     str,
     Meta(

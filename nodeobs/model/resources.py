@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from nodeobs.model.documents import Document
-from nodeobs.model.fields import DnsName, DurationSeconds, Labels, NodeName, ObjectNamespace, Port, TargetName
+from nodeobs.model.fields import DnsName, DurationSeconds, Labels, NodeRef, ObjectNamespace, Port, TargetName
 from nodeobs.model.reasons import FailureReason
 
 GROUP = "nodeobservability.olm.openshift.io"
@@ -158,7 +158,7 @@ class RunSpec(Document, frozen=True, kw_only=True):
     targets: Annotated[tuple[TargetName, ...], Meta(max_length=64)] = ()
     """Empty: all of the NodeObservability's."""
     duration_seconds: DurationSeconds = 30
-    nodes: Annotated[tuple[NodeName, ...], Meta(max_length=5000)] = ()
+    nodes: Annotated[tuple[NodeRef, ...], Meta(max_length=5000)] = ()
     node_selector: Labels = field(default_factory=dict)
     cancel: bool = False
     ttl_seconds_after_finished: Annotated[int, Meta(ge=0, le=31_536_000)] | None = None
@@ -229,8 +229,8 @@ class AnsweredRecord(AnsweredAlert, frozen=True, kw_only=True):
 
     run: str
     answered_at: Instant
-    nodes: tuple[NodeName, ...] = ()
-    """The Run's nodes; empty: all."""
+    nodes: tuple[NodeRef, ...] = ()
+    """The nodes that the alert named; empty: all."""
 
 
 class TriggerRecord(Resource, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from flask import current_app
 from nodeobs.metrics import Metrics
 from nodeobs.model import Run
 from nodeobs.outputs.store import OutputStore
-from nodeobs.runs.alerts import RulesFile
+from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.selfprofile import SelfProfiler
 from nodeobs.settings import Settings
 from nodeobs.store.base import Admit, Store

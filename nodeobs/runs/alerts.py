@@ -1,0 +1,185 @@
+"""A notification becomes Runs in the store, and an answer that tells what became of each alert."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from nodeobs.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    RunInProgress,
+    StoreError,
+    StoreUnavailable,
+)
+from nodeobs.metrics import Metrics
+from nodeobs.model import AnsweredRecord, Document, Metadata, Phase, Run, TriggerRecord, replace
+from nodeobs.runs.notification import Alert, Notification
+from nodeobs.runs.triggers import Outcome, Plan, Trigger, Verdict, assign, plan, recall
+from nodeobs.store.base import Admit, Store
+
+log = structlog.get_logger(__name__)
+
+_REMEMBERED = 1000
+_TRIES = 5
+
+
+class AlertAnswer(Document, frozen=True, kw_only=True):
+    """What became of one alert."""
+
+    fingerprint: str
+    trigger: str | None
+    outcome: Outcome
+    run: str | None
+    """``namespace/name`` of the Run that answers it, or that is in its way."""
+    message: str
+
+
+class Answer(Document, frozen=True, kw_only=True):
+    """What became of a notification: each alert in its order, and the Runs that were created."""
+
+    alerts: tuple[AlertAnswer, ...]
+    runs: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def answer(
+    notification: Notification,
+    rules: Sequence[Trigger],
+    *,
+    store: Store,
+    admit: Callable[[Run], Admit],
+    now: datetime,
+    default_namespace: str,
+    metrics: Metrics,
+) -> Answer:
+    """Create the Runs that the rules ask for. What the answer calls created is in the store.
+
+    Raises:
+        StoreUnavailable: the same notification can be sent again; what was created meanwhile is then a duplicate.
+    """
+    assignment = assign(rules, notification.alerts)
+    verdicts = list(assignment.settled)
+    created: list[str] = []
+    try:
+        for trigger, alerts in assignment.matched:
+            ask = partial(
+                plan,
+                trigger,
+                alerts,
+                group_key=notification.group_key,
+                now=now,
+                default_namespace=default_namespace,
+            )
+            done = _settle(trigger.name, ask, store, admit)
+            verdicts.extend(done.verdicts)
+            if done.run is not None:
+                created.append(done.run.key)
+    except StoreUnavailable:
+        metrics.alert_notifications.labels("failed").inc(len(notification.alerts) - len(verdicts))
+        raise
+    finally:
+        counts = Counter(verdict.outcome.value for verdict in verdicts)
+        for outcome, number in counts.items():
+            metrics.alert_notifications.labels(outcome).inc(number)
+    return Answer(alerts=_in_order(notification.alerts, verdicts), runs=tuple(created), counts=dict(counts))
+
+
+def _settle(trigger: str, ask: Callable[..., Plan], store: Store, admit: Callable[[Run], Admit]) -> Plan:
+    """Carry out one trigger's plan; where another replica was faster, make another that knows its Run."""
+    for _ in range(_TRIES):
+        record = _record(store, trigger)
+        # Redeliveries are the common case, and the record alone answers them: the Runs can be many.
+        planned = ask(history=recall(trigger, runs=(), record=record))
+        if planned.run is not None or _rests_on_a_rejected_run(store, planned):
+            planned = ask(history=recall(trigger, runs=store.list(Run), record=record))
+        if planned.run is None:
+            return planned
+        try:
+            store.create(planned.run, admit=admit(planned.run))
+        except AlreadyExists:
+            continue
+        except RunInProgress as error:
+            return _without_run(planned, Outcome.RUN_IN_PROGRESS, run=error.holder, message=str(error))
+        except (Refused, InvalidInput) as error:
+            log.warning("a trigger's Run was refused", trigger=trigger, error=str(error))
+            return _without_run(planned, Outcome.REFUSED, run=None, message=str(error))
+        log.info("alerts started a Run", run=planned.run.key, trigger=trigger, alerts=len(planned.records))
+        _remember(store, trigger, planned.records)
+        return planned
+    raise StoreUnavailable(
+        f"other requests created the Runs of the trigger {trigger!r} first, {_TRIES} times: try again"
+    )
+
+
+def _rests_on_a_rejected_run(store: Store, planned: Plan) -> bool:
+    for run in {verdict.run for verdict in planned.verdicts if verdict.run}:
+        namespace, name = run.split("/")
+        try:
+            if store.get(Run, name, namespace).status.phase is Phase.REJECTED:
+                return True
+        except NotFound:
+            continue
+    return False
+
+
+def _without_run(planned: Plan, outcome: Outcome, *, run: str | None, message: str) -> Plan:
+    """The plan with the verdicts that its alerts have when its Run may not be created."""
+    key = planned.run.key if planned.run else None
+    verdicts = (
+        Verdict(verdict.alert, outcome, verdict.trigger, run, message) if verdict.run == key else verdict
+        for verdict in planned.verdicts
+    )
+    return Plan(None, tuple(verdicts))
+
+
+def _record(store: Store, trigger: str) -> TriggerRecord | None:
+    try:
+        return store.get(TriggerRecord, trigger)
+    except NotFound:
+        return None
+
+
+def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -> None:
+    """Add to what outlives the Runs. Until then the Run itself tells that it answered them."""
+    problem: StoreError | None = None
+    for _ in range(_TRIES):
+        try:
+            known = _record(store, trigger)
+            if known is None:
+                store.create(TriggerRecord(metadata=Metadata(name=trigger), answered=records[-_REMEMBERED:]))
+            else:
+                store.update(replace(known, answered=(known.answered + records)[-_REMEMBERED:]))
+        except (Conflict, AlreadyExists, NotFound) as error:
+            problem = error
+        except StoreUnavailable as error:
+            problem = error
+            break
+        else:
+            return
+    log.warning(
+        "the answered alerts could not be recorded; once their Run is deleted they may start another",
+        trigger=trigger,
+        error=str(problem),
+    )
+
+
+def _in_order(alerts: Iterable[Alert], verdicts: Iterable[Verdict]) -> tuple[AlertAnswer, ...]:
+    found = {id(verdict.alert): verdict for verdict in verdicts}
+    return tuple(
+        AlertAnswer(
+            fingerprint=alert.fingerprint,
+            trigger=found[id(alert)].trigger,
+            outcome=found[id(alert)].outcome,
+            run=found[id(alert)].run,
+            message=found[id(alert)].message,
+        )
+        for alert in alerts
+    )
