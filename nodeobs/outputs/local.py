@@ -23,7 +23,7 @@ class LocalFolder:
     def has(self, key: str) -> bool:
         """Whether ``key`` is free of symbolic links on its way: what they lead to is not ours to show or to delete."""
         path = self.root / key
-        return os.path.realpath(path) == str(path)
+        return not any(step.is_symlink() for step in (path, *path.parents) if self.root in step.parents)
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
         """Key and status of every whole file; links are neither followed nor listed."""

@@ -39,6 +39,7 @@ SCHEMES = ("s3", "gs", "az", "memory")
 
 # By itself, obstore tries ten times over three minutes; the driver tries again itself.
 _RETRY_TIMEOUT = timedelta(seconds=15)
+_MISSING = f"(os error {errno.ENOTDIR})"
 _FULL = ("StorageFull", f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
 
 
@@ -256,7 +257,7 @@ class OutputStore:
             with _translated(f"{self._root}/{key}"):
                 yield key
         except OutputNotFound as error:
-            raise OutputStoreUnavailable(f"{self._root}/{key}: its folder was removed meanwhile: try again") from error
+            raise OutputStoreUnavailable(f"{self._root}/{key}: a folder on its way is gone, or is a file") from error
 
 
 def _open_remote(url: str) -> obstore.store.ObjectStore:
@@ -280,6 +281,8 @@ def _translated(what: str) -> Iterator[None]:
     except PreconditionError as error:
         raise OutputStoreUnavailable(f"{what} was replaced while it was being read: try again") from error
     except (BaseError, OSError) as error:
+        if _MISSING in str(error):
+            raise OutputNotFound(f"there is no {what}") from error
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in _FULL):
             raise OutputStoreFull(
                 f"no space left for {what}: free some, or keep fewer outputs (NODEOBS_RETENTION_MAX_BYTES)"

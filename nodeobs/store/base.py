@@ -69,6 +69,7 @@ class Store(Reader, Protocol):
 
         Raises:
             AlreadyExists: its namespace and name are taken (checked before ``admit`` is asked).
+            InvalidInput: it is outside the model's bounds and could not be read again.
             StoreUnavailable: a retry can help.
             Exception: whatever ``admit`` raised.
         """
@@ -76,9 +77,11 @@ class Store(Reader, Protocol):
     def update(self, resource: R) -> R:
         """Replace the object that was read at the same resourceVersion; return it as stored.
 
-        An object with a deletionTimestamp whose last finalizer is taken away is gone afterwards.
+        uid and timestamps in the metadata stay as they are stored. Writing what is there already is no change. An
+        object with a deletionTimestamp whose last finalizer is taken away is gone afterwards.
 
         Raises:
+            InvalidInput: it is outside the model's bounds and could not be read again.
             NotFound: it is gone.
             Conflict: it was written since it was read.
             StoreUnavailable: a retry can help.
@@ -98,7 +101,7 @@ class Store(Reader, Protocol):
     def watch(self, kind: type[R], since: str, *, stop: threading.Event, seconds: float) -> Iterator[Change[R]]:
         """Changes after revision ``since`` in order, until ``stop`` is set or ``seconds`` have passed.
 
-        Changes by other processes are seen as well, within half a second.
+        Looks at least once. Changes by other processes are seen as well, within half a second.
 
         Raises:
             WatchExpired: the changes since then are no longer kept; take a new snapshot.
