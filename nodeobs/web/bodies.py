@@ -94,7 +94,7 @@ def _refuse_unknown(raw: Any, known: Any, pointer: str) -> None:
             if key not in known:
                 raise InvalidInput(f"unknown field {key[:100]!r}{_guess(key, known)}", pointer=where)
             _refuse_unknown(value, known[key], where)
-    elif isinstance(raw, list) and isinstance(known, list):
+    elif isinstance(raw, list) and isinstance(known, (list, tuple)):
         for index, (value, understood) in enumerate(zip(raw, known, strict=True)):
             _refuse_unknown(value, understood, f"{pointer}/{index}")
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 import structlog
 from flask import Flask
@@ -17,15 +18,16 @@ from prometheus_client import CollectorRegistry
 
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
-from nodeobs.errors import ConfigurationError
+from nodeobs.errors import AlreadyExists, ConfigurationError, StoreUnavailable
 from nodeobs.metrics import Metrics
+from nodeobs.model import Metadata, NodeObservability
 from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
-from nodeobs.runs.alerts import RulesFile
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Surroundings
 from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.runs.rules import admit
+from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.settings import Settings
 from nodeobs.store.base import Store
 from nodeobs.store.filelock import FileLeadership
@@ -35,6 +37,9 @@ from nodeobs.web.services import Services
 from nodeobs.web.tokens import TokensFile
 
 log = structlog.get_logger(__name__)
+
+FIRST_OBSERVABILITY: Final = "cluster"
+"""The only name that the operator nodeobs descends from allowed."""
 
 _RESTART_SECONDS = 5.0
 
@@ -61,6 +66,7 @@ def build(settings: Settings) -> Services:
     tokens = TokensFile(settings.tokens_file) if settings.tokens_file else None
     rules = RulesFile(settings.triggers_file, metrics=metrics)
     store = SqliteStore(settings.data_dir / "nodeobs.db", now=_now)
+    _ensure_observability(store)
     outputs = OutputStore(settings.output)
     controller = _controller(settings, store=store, outputs=outputs, metrics=metrics)
     return Services(
@@ -75,6 +81,17 @@ def build(settings: Settings) -> Services:
         suffix=partial(secrets.token_hex, 4),
         drive=partial(_drive, controller.run, metrics),
     )
+
+
+def _ensure_observability(store: Store) -> None:
+    """Have one NodeObservability, over all agents and with all their targets, where there is none."""
+    try:
+        if not store.list(NodeObservability):
+            store.create(NodeObservability(metadata=Metadata(name=FIRST_OBSERVABILITY)))
+    except AlreadyExists:
+        return  # by another process, just now
+    except StoreUnavailable as error:
+        log.warning("cannot look for a NodeObservability; create one by hand", error=str(error))
 
 
 def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metrics: Metrics) -> Controller:

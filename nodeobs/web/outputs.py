@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
-from nodeobs.errors import OutputNotFound
+from nodeobs.errors import InvalidInput, OutputNotFound
 from nodeobs.model import Phase, Run, encode_json
 from nodeobs.outputs.archive import tar_gz
 from nodeobs.outputs.manifest import Manifest
@@ -42,11 +42,12 @@ def download(namespace: str, name: str, node: str, file: str) -> Response:
     refuse_unknown_queries()
     run = _finished(namespace, name)
     outputs, uid = services().outputs, run.metadata.uid
-    entry = outputs.stat(uid, f"{node}/{file}")
+    try:
+        entry = outputs.stat(uid, f"{node}/{file}")
+    except InvalidInput:
+        entry = None  # not even a name that a file could have
     if entry is None:
-        raise OutputNotFound(
-            f"the output of Run {run.key} has no file {node[:100]}/{file[:260]}; its manifest lists all"
-        )
+        raise OutputNotFound(f"the output of Run {run.key} has no such file; its manifest lists those it has")
     answer = _stream(outputs.read(uid, entry.name)[1], "application/octet-stream")
     answer.content_length = entry.size
     answer.set_etag(f"{entry.size:x}-{entry.modified.timestamp():.6f}")
