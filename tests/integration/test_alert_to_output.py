@@ -82,7 +82,7 @@ class Prometheus:
         self.configure(alertmanager="", service="", token="", nodes=())
         self.program = start(
             "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle",
+            f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", "--rules.alert.resend-delay=1s",
         )  # fmt: skip
         self.program.wait_until("Prometheus is ready", lambda: is_ok(f"{self.url}/-/ready"))
 
