@@ -49,7 +49,7 @@ class Ending(enum.Enum):
     HANDED_OVER = "handed over"
 
 
-class _HandedOver(Exception):  # noqa: N818
+class _HandedOver(Exception):
     """The driver was told to let go."""
 
 

@@ -57,7 +57,9 @@ def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
     unknown = [target for target in run.spec.targets if target not in known]
     if known and unknown:
         listed = ", ".join(sorted(known))
-        raise UnknownTarget(f"the NodeObservability {ref.name!r} has no target {unknown[0]!r}; its targets are {listed}")
+        raise UnknownTarget(
+            f"the NodeObservability {ref.name!r} has no target {unknown[0]!r}; its targets are {listed}"
+        )
 
 
 def may_start(run: Run, *, runs: Iterable[Run], now: datetime) -> None:
