@@ -204,6 +204,7 @@ class NodeAgent:
         except AgentError as error:
             logger.warning("collection %s is not started: %s", going.collection.id, error)
             going.refusal = error
+            await self._kept.remove(going.collection.id)
             self._going = None
             return
         finally:

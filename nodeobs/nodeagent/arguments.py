@@ -177,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _targets(given: _Given, environ: Mapping[str, str]) -> tuple[TargetSettings, ...]:
     node_ip = environ.get("NODE_IP", "")
+    require_ca = given.switch("kubelet-require-ca")
     targets: list[TargetSettings] = []
     kubelet_url = given.text("kubelet-url")
     if kubelet_url is None and node_ip:
@@ -192,7 +193,7 @@ def _targets(given: _Given, environ: Mapping[str, str]) -> tuple[TargetSettings,
             ca_file=given.path("kubelet-ca-file"),
             server_name=given.text("kubelet-server-name") or environ.get("NODE_NAME", ""),
         )
-        targets.append(kubelet_target(entry, node_ip=node_ip, require_ca=given.switch("kubelet-require-ca")))
+        targets.append(kubelet_target(entry, node_ip=node_ip, require_ca=require_ca))
     for name, default in (("crio", CRIO_SOCKET), ("containerd", CONTAINERD_SOCKET)):
         socket = given.text(f"{name}-socket")
         if socket is None and default.exists():

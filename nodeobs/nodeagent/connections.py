@@ -22,9 +22,9 @@ class ImpatientProtocol(H11Protocol):
         super().connection_made(transport)
         self._expect_headers()
 
-    def data_received(self, data: bytes) -> None:
-        """A request is complete, or has begun: it gets its time once, however many bytes it comes in."""
-        super().data_received(data)
+    def handle_events(self) -> None:
+        """A request has its headers, or has begun: it gets its time once, however many bytes it comes in."""
+        super().handle_events()
         if self.conn.their_state is not h11.IDLE:
             self._headers_have_come()
         elif self.conn.trailing_data[0] and self._headers_due is None:

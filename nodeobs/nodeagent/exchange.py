@@ -49,13 +49,9 @@ class Reply:
 
     async def read_head(self) -> None:
         """Wait for the status line and headers."""
-        event = await self._next_event()
-        while isinstance(event, h11.InformationalResponse):
-            event = await self._next_event()
-        if not isinstance(event, h11.Response):
-            raise AgentError(
-                FailureReason.BAD_RESPONSE, f"{self._address.shown} closed the connection without an answer"
-            )
+        # Anything before the response is an informational one (1xx).
+        while not isinstance(event := await self._next_event(), h11.Response):
+            pass
         self.status = event.status_code
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -67,8 +63,6 @@ class Reply:
         while not isinstance(event := await self._next_event(), h11.EndOfMessage):
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
-            else:
-                raise AgentError(FailureReason.BAD_RESPONSE, f"{self._address.shown} closed the connection early")
 
     async def text(self, limit: int) -> str:
         """The first ``limit`` bytes of the body as text."""
@@ -85,6 +79,10 @@ class Reply:
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 async with asyncio.timeout(self._timeout):
                     data = await self._reader.read(_READ_SIZE)
+                if not data and not self.status:
+                    raise AgentError(
+                        FailureReason.BAD_RESPONSE, f"{self._address.shown} closed the connection without an answer"
+                    )
                 self._http.receive_data(data)
         except TimeoutError as error:
             raise AgentError(

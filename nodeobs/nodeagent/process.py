@@ -29,7 +29,7 @@ from nodeobs.nodeagent.metrics import AgentMetrics
 from nodeobs.nodeagent.server import AgentServer
 from nodeobs.nodeagent.settings import AgentSettings
 from nodeobs.nodeagent.storage import Storage
-from nodeobs.nodeagent.targets import Target
+from nodeobs.nodeagent.targets import Target, Timeouts
 from nodeobs.nodeagent.tls import ServerCertificate
 from nodeobs.selfprofile import SelfProfiler
 
@@ -69,7 +69,7 @@ async def _serve(settings: AgentSettings, storage: Storage, listener: socket.soc
     kept = Kept(storage, metrics, max_bytes=settings.max_bytes, max_age=settings.max_age, now=_now)
     kept.recover()
     agent = NodeAgent(
-        [Target(target) for target in settings.targets],
+        [Target(target, Timeouts()) for target in settings.targets],
         storage=storage,
         kept=kept,
         metrics=metrics,
@@ -141,7 +141,8 @@ def _listen(settings: AgentSettings) -> socket.socket:
     if settings.unix_socket is not None:
         return _listen_unix(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio turns Nagle's delays off only where it is.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

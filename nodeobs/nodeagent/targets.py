@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,11 +16,6 @@ from nodeobs.model import FailureReason, ProfileType, TargetInfo
 from nodeobs.nodeagent.exchange import Address, Reply, get
 from nodeobs.nodeagent.refusals import refusal
 from nodeobs.nodeagent.target_settings import PPROF_PATH, TargetSettings
-
-CONNECT_TIMEOUT: Final = 5.0
-READ_TIMEOUT: Final = 15.0
-"""Beyond the seconds that were asked for."""
-PROBE_TIMEOUT: Final = 3.0
 
 _PATHS: Final = {kind: "profile" if kind is ProfileType.CPU else kind.value for kind in ProfileType}
 # A pprof profile is gzip; an execution trace begins with the version of Go that wrote it (internal/trace).
@@ -32,11 +28,24 @@ _ADVICE: Final = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeouts:
+    """How long a target is waited for, in seconds."""
+
+    connect: float = 5.0
+    """For a connection, TLS included."""
+    read: float = 15.0
+    """For the next bytes, beyond the seconds that the profile takes."""
+    probe: float = 3.0
+    """For a probe as a whole."""
+
+
 class Target:
     """One pprof endpoint. Credentials and CAs are read for every exchange, because they rotate."""
 
-    def __init__(self, settings: TargetSettings) -> None:
+    def __init__(self, settings: TargetSettings, timeouts: Timeouts) -> None:
         self._settings = settings
+        self._timeouts = timeouts
         self.name = settings.name
         self.endpoint = settings.endpoint
 
@@ -49,7 +58,7 @@ class Target:
         timed = profile in (ProfileType.CPU, ProfileType.TRACE)
         path = f"{_PATHS[profile]}?seconds={seconds}" if timed else _PATHS[profile]
         async with (
-            self._get(path, read_timeout=READ_TIMEOUT + (seconds if timed else 0)) as reply,
+            self._get(path, read_timeout=self._timeouts.read + (seconds if timed else 0)) as reply,
             contextlib.aclosing(reply.chunks()) as chunks,
         ):
             held = b""
@@ -67,7 +76,7 @@ class Target:
         note = "its certificate is not verified: no CA is configured" if self._settings.any_certificate else ""
         try:
             async with (
-                asyncio.timeout(PROBE_TIMEOUT),
+                asyncio.timeout(self._timeouts.probe),
                 contextlib.aclosing(self.stream(ProfileType.THREADCREATE, 0)) as first,
             ):
                 await anext(first)
@@ -75,7 +84,7 @@ class Target:
             return self._unavailable(error.reason, error.message)
         except TimeoutError:
             return self._unavailable(
-                FailureReason.TIMEOUT, f"{self.endpoint} did not answer within {PROBE_TIMEOUT:g} seconds"
+                FailureReason.TIMEOUT, f"{self.endpoint} did not answer within {self._timeouts.probe:g} seconds"
             )
         return TargetInfo(name=self.name, endpoint=self.endpoint, available=True, message=note)
 
@@ -91,7 +100,7 @@ class Target:
                 address,
                 f"{base}/{path}",
                 headers=headers,
-                connect_timeout=CONNECT_TIMEOUT,
+                connect_timeout=self._timeouts.connect,
                 read_timeout=read_timeout,
             ) as reply:
                 if reply.status != 200:

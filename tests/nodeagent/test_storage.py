@@ -1,0 +1,174 @@
+"""How much is kept, how long, and a disk that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nodeobs.errors import AgentError, ConfigurationError
+from nodeobs.model import Collection, CollectionState, FailureReason, FileInfo
+from nodeobs.nodeagent.kept import MOST_COLLECTIONS, Kept
+from nodeobs.nodeagent.metrics import AgentMetrics
+from nodeobs.nodeagent.storage import Storage
+from tests.fakes.pprof_target import PprofTarget, answer_with, sample_profile, serve, stream
+from tests.nodeagent.helpers import AgentFactory
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def finished(identifier: str, at: datetime = NOON) -> Collection:
+    return Collection(id=identifier, state=CollectionState.DONE, now=at, received_at=at, finished_at=at)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def kept_in(storage: Storage, clock: Clock) -> Kept:
+    metrics = AgentMetrics(CollectorRegistry(), [])
+    return Kept(storage, metrics, max_bytes=1000, max_age=timedelta(hours=24), now=clock)
+
+
+def test_the_oldest_go_first_when_room_is_needed(run_agent: AgentFactory, target: PprofTarget) -> None:
+    target.behave(answer_with(b"\x1f\x8b" + bytes(299_998)))
+    agent = run_agent("--target", f"api={target.url}", "--max-bytes", "1MB")
+    for number in range(5):
+        assert agent.collect(f"run-{number}")["pieces"][0]["state"] == "Done"
+    left = [number for number in range(5) if agent.client.get(f"/v1/collections/run-{number}").status_code == 200]
+    assert left == [2, 3, 4]
+    assert agent.sample("nodeobs_agent_stored_bytes") == 900_000
+
+
+def test_a_profile_larger_than_all_there_is_removes_nothing_else(run_agent: AgentFactory, target: PprofTarget) -> None:
+    agent = run_agent("--target", f"api={target.url}", "--max-bytes", "1MB")
+    agent.collect("run-1")
+    target.behave(stream(20_000_000), "heap")
+    cpu, heap = agent.collect("run-2", profiles=["cpu", "heap"])["pieces"]
+    assert (cpu["state"], heap["reason"]) == ("Done", "StorageFull")
+    assert "1000000 bytes" in heap["message"]
+    assert agent.client.get("/v1/collections/run-2/files/api-cpu.pb.gz").content == sample_profile()
+
+
+def test_collections_expire(tmp_path: Path) -> None:
+    async def run(storage: Storage) -> None:
+        clock = Clock()
+        kept = kept_in(storage, clock)
+        await kept.add(finished("old"))
+        await kept.add(finished("young", NOON + timedelta(hours=2)))
+        clock.now = NOON + timedelta(hours=25)
+        await kept.expire()
+        assert kept.get("old") is None
+        assert kept.get("young") is not None
+
+    with Storage(tmp_path) as storage:
+        asyncio.run(run(storage))
+        assert [collection.id for collection in storage.load()] == ["young"]
+
+
+def test_the_number_kept_is_bounded(tmp_path: Path) -> None:
+    async def run(storage: Storage) -> None:
+        kept = kept_in(storage, Clock())
+        for number in range(MOST_COLLECTIONS + 3):
+            await kept.add(finished(f"run-{number}"))
+        await kept.expire()
+        assert [kept.get(f"run-{number}") is None for number in range(4)] == [True, True, True, False]
+
+    with Storage(tmp_path) as storage:
+        asyncio.run(run(storage))
+
+
+def test_one_process_uses_the_folder(tmp_path: Path) -> None:
+    with Storage(tmp_path), pytest.raises(ConfigurationError, match="another agent uses it"):
+        Storage(tmp_path)
+    Storage(tmp_path).close()
+
+
+def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    with Storage(tmp_path) as storage:
+        storage.save(finished("run-1"))
+        part = storage.new_file("run-1", "api-cpu.pb.gz")
+        part.write(b"first")
+        assert not (tmp_path / "run-1" / "api-cpu.pb.gz").exists()
+        part.write(b"second")
+        info = part.finish()
+        assert isinstance(info, FileInfo)
+        assert (tmp_path / "run-1" / "api-cpu.pb.gz").read_bytes() == b"firstsecond"
+        left = storage.new_file("run-1", "api-heap.pb.gz")
+        left.write(b"x")
+        left.discard()
+        assert sorted(path.name for path in (tmp_path / "run-1").iterdir()) == ["api-cpu.pb.gz", "collection.json"]
+
+
+@pytest.fixture
+def limited_files() -> Iterator[None]:
+    """No file may grow beyond 64 KiB in this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("limited_files")
+def test_a_write_that_does_not_fit_is_storage_full(tmp_path: Path) -> None:
+    with Storage(tmp_path) as storage:
+        storage.save(finished("run-1"))
+        part = storage.new_file("run-1", "api-cpu.pb.gz")
+        with pytest.raises(AgentError) as caught:
+            part.write(bytes(200_000))
+        part.discard()
+        assert caught.value.reason is FailureReason.STORAGE_FULL
+        assert not list((tmp_path / "run-1").glob(".*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_a_full_disk_is_a_reason_and_the_agent_goes_on(
+    run_agent: AgentFactory, target: PprofTarget, small_disk: Path
+) -> None:
+    agent = run_agent("--target", f"api={target.url}", storage=small_disk)
+    target.behave(stream(5_000_000), "heap")
+    cpu, heap = agent.collect("run-1", profiles=["cpu", "heap"])["pieces"]
+    assert (cpu["state"], heap["reason"]) == ("Done", "StorageFull")
+    assert "no space left" in heap["message"]
+    assert agent.client.get("/readyz").status_code == 200
+    fill(small_disk / "filler")
+    refused = agent.start("run-2")
+    assert (refused.status_code, refused.json()["reason"]) == (507, "StorageFull")
+    assert agent.client.get("/v1/collections/run-2").status_code == 404
+    (small_disk / "filler").unlink()
+    target.behave(serve, "heap")
+    assert agent.collect("run-3", profiles=["heap"])["pieces"][0]["state"] == "Done"
+    agent.stop()
