@@ -1,0 +1,129 @@
+"""The profile of this process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nodeobs.errors import ProfilerInUse
+from nodeobs.pprof import Profile, read, top
+from nodeobs.pprof.profile import Label, ValueType
+from nodeobs.selfprofile import SelfProfiler
+
+
+def burn_cycles(stop: threading.Event) -> None:
+    while not stop.is_set():
+        sum(range(2000))
+
+
+def sleep_through(stop: threading.Event) -> None:
+    stop.wait()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """One thread that uses CPU and one that does not."""
+    stop = threading.Event()
+    running = [
+        threading.Thread(target=target, args=(stop,), name=name)
+        for target, name in ((burn_cycles, "burner"), (sleep_through, "sleeper"))
+    ]
+    for thread in running:
+        thread.start()
+    yield
+    stop.set()
+    for thread in running:
+        thread.join()
+
+
+@pytest.fixture
+def profile(threads: None) -> Profile:
+    return read(SelfProfiler().profile(1.0))
+
+
+def test_it_says_what_uses_the_cpu(profile: Profile) -> None:
+    table = top(profile)
+    assert table.sample_type == ValueType("cpu", "nanoseconds")
+    burning = next(row for row in table.rows if row.name == f"{__name__}.burn_cycles")
+    assert burning.cum_percent > 80
+
+
+def test_threads_are_told_apart_and_waiting_ones_not_counted(profile: Profile) -> None:
+    def times_seen(thread: str) -> int:
+        return sum(sample.values[0] for sample in profile.samples if Label("thread", thread) in sample.labels)
+
+    # The one that waits uses some CPU before it does.
+    assert times_seen("burner") > 5 * times_seen("sleeper")
+    assert top(profile, tags={"thread": "burner"}).total > 0.8 * top(profile).total
+
+
+def test_the_values_are_cpu_time_that_was_used(profile: Profile) -> None:
+    counted = sum(sample.values[0] for sample in profile.samples)
+    nanos = sum(sample.values[1] for sample in profile.samples)
+    assert 0 < nanos <= profile.duration_nanos * 1.5
+    assert 0 < counted <= 2 * 101
+
+
+def test_it_is_a_cpu_profile_like_gos(profile: Profile) -> None:
+    assert profile.sample_types == (ValueType("samples", "count"), ValueType("cpu", "nanoseconds"))
+    assert (profile.period_type, profile.period) == (ValueType("cpu", "nanoseconds"), 10_000_000)
+    assert profile.duration_nanos >= 1_000_000_000
+    assert profile.mappings[0].filename == sys.executable
+
+
+def test_it_begins_when_it_began() -> None:
+    assert read(SelfProfiler(wall_nanos=lambda: 1234).profile(0)).time_nanos == 1234
+
+
+def test_lines_and_files_are_those_of_the_source(profile: Profile) -> None:
+    function = next(function for function in profile.functions if function.name.endswith("burn_cycles"))
+    assert function.filename == burn_cycles.__code__.co_filename
+    assert function.start_line == burn_cycles.__code__.co_firstlineno
+    lines = {line.line for place in profile.locations for line in place.lines if line.function_id == function.id}
+    assert lines <= {function.start_line + 1, function.start_line + 2}
+
+
+def test_one_at_a_time_and_it_can_be_stopped() -> None:
+    began, stop = threading.Event(), threading.Event()
+
+    def begin() -> int:
+        began.set()
+        return 0
+
+    profiler = SelfProfiler(wall_nanos=begin)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(profiler.profile, 600, stop=stop)
+        assert began.wait(60)
+        with pytest.raises(ProfilerInUse) as refusal:
+            profiler.profile(0)
+        assert str(refusal.value) == "Could not enable CPU profiling: cpu profiling already in use"
+        stop.set()
+        stopped = read(first.result(60))
+    assert stopped.duration_nanos < 600e9
+    assert read(profiler.profile(0)).samples == []
+
+
+def test_go_reads_it(threads: None, tmp_path: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("go is not installed")
+    path = tmp_path / "self.pb.gz"
+    path.write_bytes(SelfProfiler().profile(0.5))
+    printed = subprocess.run([go, "tool", "pprof", "-top", path], capture_output=True, text=True, check=True).stdout
+    assert "burn_cycles" in printed
+
+
+def test_it_needs_little_beside_the_standard_library() -> None:
+    script = (
+        "import sys, nodeobs.selfprofile; print(*sorted(name for name in sys.modules if name.startswith('nodeobs')))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    ours = [name for name in printed.split() if not name.startswith("nodeobs.pprof")]
+    assert ours == ["nodeobs", "nodeobs.errors", "nodeobs.selfprofile"]
