@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import socket
@@ -73,17 +72,17 @@ class FileLeadership:
             ) from error
 
     def _begin(self, descriptor: int) -> int | None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._is_current(descriptor):
-                term = self._last_term(descriptor) + 1
-                content = f"{term} {self.holder}\n".encode()[:_MAX_BYTES]
-                os.pwrite(descriptor, content.ljust(_MAX_BYTES, b"\n"), 0)
-                os.fsync(descriptor)
-                if term == 1:
-                    self._keep_name()
-                return term
-        return None
+        except BlockingIOError:
+            return None
+        term = self._last_term(descriptor) + 1
+        content = f"{term} {self.holder}\n".encode()[:_MAX_BYTES]
+        os.pwrite(descriptor, content.ljust(_MAX_BYTES, b"\n"), 0)
+        os.fsync(descriptor)
+        if term == 1:
+            self._keep_name()
+        return term
 
     def _keep_name(self) -> None:
         """Make a new file's entry in its folder durable: with the file, the terms would begin again."""
@@ -92,12 +91,6 @@ class FileLeadership:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-    def _is_current(self, descriptor: int) -> bool:
-        """Whether the file is still the one under its name: a deleted one can be locked, and excludes nobody."""
-        with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(descriptor), self._path.stat())
-        return False
 
     def _last_term(self, descriptor: int) -> int:
         content = os.pread(descriptor, _MAX_BYTES, 0)

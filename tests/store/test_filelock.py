@@ -89,7 +89,7 @@ def test_a_killed_leader_leads_no_more_though_its_child_lives(leadership: FileLe
                 os.kill(child, signal.SIGKILL)
 
 
-def test_a_lock_file_that_was_deleted_excludes_nobody_for_long(
+def test_the_term_goes_on_from_the_number_in_the_file(
     leadership: FileLeadership, other: FileLeadership, path: Path
 ) -> None:
     assert leadership.try_acquire() == 1

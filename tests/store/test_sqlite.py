@@ -14,7 +14,7 @@ import pytest
 
 from nodeobs.errors import ConfigurationError, InvalidInput, NotFound, StoreUnavailable, WatchExpired
 from nodeobs.model import NodeObservability, Phase, Run, replace
-from nodeobs.store import rows
+from nodeobs.store import database, rows
 from nodeobs.store.sqlite import SqliteStore
 from tests.builders import make_observability, make_run
 from tests.disks import small_disk
@@ -127,7 +127,9 @@ class TestTrouble:
                 store.get(Run, name, NS)
         assert list(store.watch(Run, since, stop=threading.Event(), seconds=0)) == []
 
-    def test_a_file_locked_for_long_is_unavailable(self, store: SqliteStore, path: Path) -> None:
+    def test_a_file_locked_for_long_is_unavailable(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+        store = SqliteStore(path, now=utc_now)
         run = store.create(make_run())
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -135,6 +137,7 @@ class TestTrouble:
                 store.create(make_run("run-2"))
             assert store.list(Run) == (run,)
         store.create(make_run("run-2"))
+        store.close()
 
     def test_a_full_disk_is_unavailable_until_there_is_space(self, tmp_path: Path) -> None:
         stored: list[Run] = []
