@@ -51,14 +51,13 @@ class News:
 
     def of(self, run: Run) -> list[str]:
         """Lines about what is new: a phase, agents that failed."""
-        lines = []
+        failed = [agent for agent in run.status.failed_agents if agent.name not in self._failed]
+        self._failed.update(agent.name for agent in failed)
+        lines = [failed_line(agent) for agent in failed]
         if run.status.phase is not self._phase:
             self._phase = run.status.phase
-            lines.append(_phase_line(run))
-        for agent in run.status.failed_agents:
-            if agent.name not in self._failed:
-                self._failed.add(agent.name)
-                lines.append(failed_line(agent))
+            # What failed explains an end; it follows a beginning.
+            lines.insert(len(lines) if run.status.phase.final else 0, _phase_line(run))
         return lines
 
 

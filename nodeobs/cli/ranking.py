@@ -6,6 +6,10 @@ from typing import Any
 
 from nodeobs.cli.text import clean
 from nodeobs.pprof import TopTable, format_value
+from nodeobs.pprof.units import common_unit
+
+_NEXT_TO_NOTHING = 0.5
+"""Percent."""
 
 
 def document(table: TopTable) -> dict[str, Any]:
@@ -26,9 +30,12 @@ def document(table: TopTable) -> dict[str, Any]:
 
 def text_of(table: TopTable) -> str:
     """The table as ``go tool pprof -top`` prints it."""
+    # Rows that are next to nothing (pprof itself leaves them out) do not make the numbers of all others long.
+    amounts = (row.flat or row.cum for row in table.rows if row.cum_percent >= _NEXT_TO_NOTHING)
+    unit = common_unit(amounts, table.total, table.sample_type.unit)
 
     def shown(value: int) -> str:
-        return format_value(value, table.sample_type.unit, table.unit)
+        return format_value(value, table.sample_type.unit, unit)
 
     total = shown(table.total)
     lines = [

@@ -32,6 +32,11 @@ def running(*, failed: str = "") -> Run:
     return replace(run, metadata=replace(run.metadata, resource_version="7"), status=status)
 
 
+def failed_run() -> Run:
+    run = running(failed="node-1")
+    return replace(run, status=replace(run.status, phase=Phase.FAILED))
+
+
 def rendered(run: Run, *, after: float) -> str:
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     line = Line(lambda: START + timedelta(seconds=after))
@@ -76,12 +81,13 @@ def test_on_a_terminal_the_line_moves_and_news_stay_above_it() -> None:
 def test_elsewhere_there_are_plain_lines() -> None:
     screen = io.StringIO()
     with shown(Console(file=screen, width=20), lambda: START) as show:
-        for run in (make_run(), running(), running(), running(failed="node-3"), make_run(phase=Phase.FAILED)):
+        for run in (make_run(), running(), running(), running(failed="node-3"), failed_run()):
             show(run)
     assert screen.getvalue().splitlines() == [
         "nodeobs/run-1: Pending: waiting for its turn",
         "nodeobs/run-1: Running: profiling 1 node for 30 s",
         "  node-3 failed: Timeout: [bold]late[/bold]",
+        "  node-1 failed: Timeout: [bold]late[/bold]",
         "nodeobs/run-1: Failed",
     ]
 

@@ -85,7 +85,6 @@ def _run(stage: Stage, tell: Teller) -> dict[str, Any]:
 def _play(stage: Stage, children: Children, tell: Teller) -> dict[str, Any]:
     tell.beginning(stage)
     tell.started(stage, story.start_everything(stage, children, os.environ), story.machine_targets())
-    story.create_observability(stage)
     payload = story.alert_payload()
     answer = story.send_alert(stage, payload)
     tell.answered(payload, answer)
@@ -102,7 +101,7 @@ def _play(stage: Stage, children: Children, tell: Teller) -> dict[str, Any]:
         finally:
             service.close()
     lines = story.metrics(stage)
-    tell.finished(run, dict(work.answered))
+    tell.finished(run, work)
     merged = merged_profiles(run, manifest)
     tell.profiles(merged)
     tell.metrics(lines)
@@ -111,7 +110,7 @@ def _play(stage: Stage, children: Children, tell: Teller) -> dict[str, Any]:
     return _document(stage, run, answer, conflict) | {
         "merged": [profile.document() for profile in merged],
         "metrics": lines,
-        "work": dict(work.answered),
+        "work": work.document(),
     }
 
 

@@ -19,7 +19,7 @@ NODES = ("node-1", "node-2", "node-3")
 DOOMED = "node-3"
 """The node whose agent is killed."""
 OBSERVABILITY = "cluster"
-WORKER = "node-role.kubernetes.io/worker"
+"""The one that a new service has: every node, every target."""
 
 _MARKER = ".nodeobs-demo"
 _OURS = ("service", "agents", "logs", "outputs")
@@ -131,10 +131,7 @@ def _settings(stage: Stage) -> dict[str, object]:
         "output": str(stage.folder / "outputs"),
         "triggers_file": str(service / "triggers.yaml"),
         "agent_token_file": str(stage.folder / "agents" / "token"),
-        "agents": [
-            {"name": node, "address": f"127.0.0.1:{port}", "labels": {WORKER: ""}}
-            for node, port in stage.agent_ports.items()
-        ],
+        "agents": [{"name": node, "address": f"127.0.0.1:{port}"} for node, port in stage.agent_ports.items()],
     }
 
 

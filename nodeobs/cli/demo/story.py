@@ -14,14 +14,14 @@ import httpx
 
 from nodeobs.cli.demo.alert import notification
 from nodeobs.cli.demo.children import Children
-from nodeobs.cli.demo.stage import DOOMED, NODES, OBSERVABILITY, WORKER, Stage
+from nodeobs.cli.demo.stage import DOOMED, NODES, OBSERVABILITY, Stage
 from nodeobs.cli.demo.work import Request, Work
 from nodeobs.cli.failures import ExitCode, Failure
 from nodeobs.cli.following import follow
 from nodeobs.cli.service import RunRef, Service
 from nodeobs.model import Phase, Run
 
-_RATE = 60.0
+_RATE = 120.0
 """Requests a second of the work: half to the service, half to the agents."""
 _KILL_AFTER = 0.4
 """Of the profile's duration."""
@@ -63,13 +63,6 @@ def start_everything(stage: Stage, children: Children, environ: Mapping[str, str
         return {
             name: children.wait_ready(name, partial(_answers, client, f"{url}/readyz")) for name, url in urls.items()
         }
-
-
-def create_observability(stage: Stage) -> Answer:
-    """Tell the service which nodes to profile."""
-    document = {"metadata": {"name": OBSERVABILITY}, "spec": {"nodeSelector": {WORKER: ""}}}
-    answer = _post(stage, "/api/v1/nodeobservabilities", stage.admin_token, document)
-    return _expect(answer, 201, "creating the NodeObservability")
 
 
 def send_alert(stage: Stage, payload: dict[str, Any]) -> Answer:

@@ -13,6 +13,7 @@ from nodeobs.cli.demo.children import Child
 from nodeobs.cli.demo.profiles import MergedProfile
 from nodeobs.cli.demo.stage import DOOMED, NODES, Stage
 from nodeobs.cli.demo.story import Answer
+from nodeobs.cli.demo.work import Work
 from nodeobs.cli.service import RunRef
 from nodeobs.cli.text import clean, fields, size, table
 from nodeobs.model import Run
@@ -35,17 +36,13 @@ class Teller:
     def started(self, stage: Stage, ready: Mapping[str, float], runtimes: Sequence[str]) -> None:
         """Who runs where."""
         urls = {"service": stage.url} | {node: stage.agent_url(node) for node in NODES}
-        profiled = {
-            node: [*(runtimes if node == NODES[0] else ()), *(t["name"] for t in stage.targets(node))] for node in NODES
-        }
-        rows = [
-            (name, url, f"profiles {', '.join(profiled[name])}" if name in profiled else "")
-            for name, url in urls.items()
-        ]
-        self._block(table(("NAME", "URL", ""), rows))
+        names = {node: [target["name"] for target in stage.targets(node)] for node in NODES}
+        names[NODES[0]] = [*runtimes, *names[NODES[0]]]
+        rows = [(name, url, ", ".join(names.get(name, ()))) for name, url in urls.items()]
+        self._block(table(("NAME", "URL", "PROFILES"), rows))
         if not runtimes:
             self._line("No CRI-O or containerd debug socket here: the agents profile themselves and the service.")
-        self._line(f"All ready after {max(ready.values()) if ready else 0:.1f} s.")
+        self._line(f"All ready after {sum(ready.values()):.1f} s.")
 
     def answered(self, payload: Mapping[str, Any], answer: Answer) -> None:
         """What became of each alert."""
@@ -72,7 +69,7 @@ class Teller:
         """The doomed agent's end."""
         self._line(f"killing {DOOMED}'s agent now (kill -9)")
 
-    def finished(self, run: Run, work: Mapping[str, int]) -> None:
+    def finished(self, run: Run, work: Work) -> None:
         """How the Run ended."""
         self._begin("The Run")
         status = run.status
@@ -90,8 +87,9 @@ class Teller:
             rows.append(("Start skew", f"{status.summary.start_skew_seconds * 1000:.1f} ms between the agents"))
             rows.append(("Collected", size(status.summary.bytes)))
         self._block(fields(rows))
-        served = ", ".join(f"{count} {kind}" for kind, count in sorted(work.items()))
-        self._line(f"Meanwhile, to have something to see: {served}.")
+        sent = ", ".join(f"{count} {kind}" for kind, count in sorted(work.answered.items()))
+        self._line(f"To have something to see, requests were sent meanwhile; answered were {sent}.")
+        self._line(f"{work.unanswered} got no answer: {DOOMED}'s agent was gone.")
 
     def profiles(self, merged: Sequence[MergedProfile]) -> None:
         """Where the time went."""
@@ -126,7 +124,7 @@ class Teller:
 
     def end(self, stubborn: Sequence[str], seconds: float) -> None:
         """Everything has ended."""
-        self._line("")
+        self.console.print()
         if stubborn:
             self._line(f"{', '.join(stubborn)} had to be killed to end.")
         self._line(f"Everything is stopped; done in {seconds:.0f} s.")

@@ -30,6 +30,8 @@ class Work:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo-work", daemon=True)
         self.answered: Counter[str] = Counter()
+        """By kind and status."""
+        self.unanswered = 0
 
     def __enter__(self) -> Work:
         self._thread.start()
@@ -38,6 +40,10 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def document(self) -> dict[str, int]:
+        """What was answered, and ``unanswered``."""
+        return dict(self.answered) | {"unanswered": self.unanswered}
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -55,6 +61,6 @@ class Work:
                 request.method, request.url, json=request.body, headers={"Authorization": f"Bearer {request.token}"}
             )
         except httpx.TransportError:  # the agent that is killed, for one
-            self.answered[f"{request.kind}: no answer"] += 1
+            self.unanswered += 1
             return
         self.answered[f"{request.kind}: {answer.status_code}"] += 1
