@@ -66,8 +66,9 @@ def _merged(paths: list[Path], folder: Path, *, label: bool) -> float:
 
 
 def _go_merged(go: str, paths: list[Path], folder: Path) -> float:
-    command = [go, "tool", "pprof", "-symbolize=none", "-proto", f"-output={folder / 'go'}", *map(str, paths)]
-    subprocess.run([go, "tool", "pprof", "-help"], capture_output=True, check=False)
+    subprocess.run([go, "tool", "pprof", "-help"], capture_output=True, check=False)  # builds it where it is not yet
+    named = subprocess.run([go, "tool", "-n", "pprof"], capture_output=True, text=True, check=True)
+    command = [named.stdout.strip(), "-symbolize=none", "-proto", f"-output={folder / 'go'}", *map(str, paths)]
     begin = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     return time.perf_counter() - begin
