@@ -16,6 +16,8 @@ Instant = Annotated[datetime, Meta(tz=True)]
 Size = Annotated[int, Meta(ge=0)]
 
 MANIFEST_NAME = "manifest.json"
+MERGED = "merged"
+"""Folder of the merged profiles, beside those of the nodes."""
 
 
 class ManifestRun(Document, frozen=True, kw_only=True):
@@ -118,3 +120,4 @@ class ManifestHead(Document, frozen=True, kw_only=True):
     version: Literal[1] = 1
     run: HeadRun
     finished_at: Instant
+    summary: RunSummary = RunSummary()

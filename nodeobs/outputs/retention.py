@@ -41,16 +41,19 @@ class OutputInfo:
     """Of an incomplete output, when its newest file was written."""
     bytes: int
     complete: bool
+    empty: bool = False
+    """No agent delivered anything; it only tells why."""
 
 
 def plan(outputs: Iterable[OutputInfo], policy: Policy, *, active: Collection[str], now: datetime) -> list[str]:
     """The uids of the outputs to delete, oldest first. Pure.
 
-    Outputs of ``active`` Runs (uids) and the newest complete one of each NodeObservability stay, whatever the policy
-    says; they count for it all the same. Of the others the oldest go until number and size are right.
+    Outputs of ``active`` Runs (uids) and the newest complete one of each NodeObservability that holds anything stay,
+    whatever the policy says; they count for it all the same. Of the others the oldest go until number and size are
+    right.
     """
     by_age = sorted(outputs, key=lambda output: (output.finished_at, output.uid))
-    newest = {output.node_observability: output.uid for output in by_age if output.complete}
+    newest = {output.node_observability: output.uid for output in by_age if output.complete and not output.empty}
     protected = {*active, *newest.values()}
     free = [output for output in by_age if output.uid not in protected]
     doomed = {output.uid for output in free if not output.complete and now - output.finished_at > INCOMPLETE_KEPT}
@@ -94,6 +97,7 @@ def _survey(store: OutputStore) -> Iterator[OutputInfo]:
                 finished_at=head.finished_at if head else _last_written(entries),
                 bytes=sum(entry.size for entry in entries),
                 complete=complete,
+                empty=head is not None and not head.summary.bytes,
             )
 
 

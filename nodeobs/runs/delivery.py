@@ -14,14 +14,13 @@ import structlog
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.errors import AgentError, OutputError, OutputStoreFull, OutputStoreUnavailable, ProfileError
 from nodeobs.model import FailureReason, FileInfo, PieceResult, PieceState, ProfileType, file_name, replace
-from nodeobs.outputs.manifest import MergedFile, SkippedInput
+from nodeobs.outputs.manifest import MERGED, MergedFile, SkippedInput
 from nodeobs.outputs.store import OutputStore
 from nodeobs.pprof.process import MergeInput, MergeJob, MergeResult, merge_in_process
 from nodeobs.pprof.scan import scan
 
 log = structlog.get_logger(__name__)
 
-MERGED = "merged"
 MAX_PROFILE_BYTES = 4 * 2**30
 """A profile may not be larger than this when unpacked: it comes from the network."""
 

@@ -179,12 +179,13 @@ class Driver:
         if parent is None:
             return Selection(agents=(), missing=())
         spec = self.run.spec
-        return select(
+        selection = select(
             self._around.agents(),
             node_selector=parent.spec.node_selector,
             run_selector=spec.node_selector,
             nodes=spec.nodes,
         )
+        return results.without_reserved_names(selection)
 
     def _earlier_selection(self) -> Selection:
         """The agents that the driver before this one had chosen: a Run's nodes do not change while it goes."""

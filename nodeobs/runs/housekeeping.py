@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from nodeobs.store.base import Store
 log = structlog.get_logger(__name__)
 
 _EVERY_SECONDS = 30.0
+_RETENTION_ROUNDS = 10
+"""Looking through all outputs is a listing of the whole bucket."""
 
 
 class Housekeeping:
@@ -46,16 +49,14 @@ class Housekeeping:
         self._now = now
 
     def run(self, stop: threading.Event) -> None:
-        """Body of the thread: once at the start, then every half minute until ``stop`` is set."""
-        tasks: tuple[Callable[[], None], ...] = (self.clean_leftovers, self.forget_runs, self.retain_outputs)
-        while True:
-            for task in tasks:
-                if stop.is_set():
-                    return
-                self._try(task)
+        """Body of the thread: once at the start, then now and then until ``stop`` is set."""
+        self._try(self.clean_leftovers)
+        for turn in itertools.count():
+            self._try(self.forget_runs)
+            if turn % _RETENTION_ROUNDS == 0:
+                self._try(self.retain_outputs)
             if stop.wait(_EVERY_SECONDS):
                 return
-            tasks = (self.forget_runs, self.retain_outputs)
 
     def clean_leftovers(self) -> None:
         """Remove what a killed process left half written."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from nodeobs.agents.agent import Agent, AgentOutcome, start_skew
+from nodeobs.agents.roster import Selection
 from nodeobs.model import (
     AgentRef,
     Condition,
@@ -25,7 +26,7 @@ from nodeobs.model import (
     TriggerKind,
     replace,
 )
-from nodeobs.outputs.manifest import Manifest, ManifestRun, MergedFile, NodeResult, Piece
+from nodeobs.outputs.manifest import MERGED, Manifest, ManifestRun, MergedFile, NodeResult, Piece
 
 MESSAGE_LIMIT = 256
 """Characters of a failure's message in a status, which must stay under 1 MiB with 5,000 agents."""
@@ -149,6 +150,19 @@ def earlier_failure(agent: FailedAgent) -> AgentOutcome:
 def lost_agent(agent: AgentRef) -> AgentOutcome:
     """Outcome of an agent that took part and is not in the roster any more."""
     return AgentOutcome(agent=_agent(agent), reason=FailureReason.NO_AGENT, message="gone from the roster mid-Run")
+
+
+def without_reserved_names(selection: Selection) -> Selection:
+    """Selection without a node whose folder in the output would be that of the merged profiles."""
+    message = f"a node cannot be called {MERGED!r}: its folder would be that of the merged profiles"
+    reserved = [agent for agent in selection.agents if agent.name == MERGED]
+    return Selection(
+        agents=tuple(agent for agent in selection.agents if agent.name != MERGED),
+        missing=(
+            *selection.missing,
+            *(AgentOutcome(agent=agent, reason=FailureReason.INTERNAL, message=message) for agent in reserved),
+        ),
+    )
 
 
 def _agent(agent: AgentRef) -> Agent:

@@ -29,7 +29,7 @@ def make_manifest(uid: str = UID, *, parent: str = "cluster", finished_at: datet
             duration_seconds=30,
         ),
         finished_at=finished_at or datetime(2026, 1, 1, 3, 0, tzinfo=UTC),
-        summary=RunSummary(nodes=1),
+        summary=RunSummary(nodes=1, bytes=1),
     )
 
 

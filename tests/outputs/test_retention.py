@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def test_what_goes_for_age_makes_room() -> None:
 def test_the_newest_of_each_is_kept() -> None:
     outputs = [output("a", age=50, parent="a"), output("b", age=90, parent="b"), output("b-old", age=91, parent="b")]
     assert plan(outputs, limited(max_age=1, max_count=0, max_bytes=0), active=(), now=NOW) == ["b-old"]
+
+
+def test_a_run_that_brought_nothing_does_not_take_the_place_of_the_last_good_output() -> None:
+    outputs = [output("good", age=50), replace(output("bad", age=40), empty=True)]
+    assert plan(outputs, limited(max_age=1), active=(), now=NOW) == ["bad"]
 
 
 def test_an_incomplete_one_is_kept_a_day_and_never_the_newest() -> None:
