@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeobs.errors import ProfileError
-from nodeobs.pprof.decode import DEFAULT_MAX_BYTES, read
+from nodeobs.pprof.decode import DEFAULT_MAX_BYTES, Reader
 from nodeobs.pprof.encode import write
 from nodeobs.pprof.merging import Merger
 
@@ -66,11 +66,11 @@ def _end_with(parent: int) -> None:
 
 
 def _merge(output: Path, inputs: Sequence[tuple[Path, dict[str, str]]]) -> dict[str, Any]:
-    merger = Merger()
+    reader, merger = Reader(), Merger()
     skipped = []
     for path, labels in inputs:
         try:
-            merger.add(read(_contents(path)), labels)
+            merger.add(reader.read(_contents(path)), labels)
         except (ProfileError, OSError) as error:
             skipped.append({"path": str(path), "message": str(error)})
     answer: dict[str, Any] = {"output": str(output), "inputs": len(inputs) - len(skipped), "skipped": skipped}

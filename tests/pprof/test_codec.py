@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from nodeobs.errors import ProfileError
 from nodeobs.pprof import Profile, read, write
+from nodeobs.pprof.decode import Reader
 from nodeobs.pprof.profile import Function, Label, Line, Location, Mapping, Sample, ValueType
+from nodeobs.pprof.wire import fields, varint
 from tests.pprof import oracle
-from tests.pprof.conftest import DATA, GoPprof
+from tests.pprof.conftest import CAPTURES, DATA, GoPprof
 from tests.pprof.strategies import profiles
 
 TYPE = b"\x0a\x04\x08\x01\x10\x01"  # a sample type of string 1 in unit of string 1
@@ -143,7 +145,7 @@ def test_a_missing_mapping_is_none_as_in_go(tmp_path: Path, go_pprof: GoPprof) -
         (TYPE + STRINGS + b"\x12\x04\x10\x01\x08\x07", "at location 7, which is missing"),
         (TYPE + STRINGS + b"\x12\x04\x10\x01\x18\x07", "field 3 of a sample"),
         (TYPE + STRINGS + b"\x12\x03\x12\x01\x80", "cut off"),
-        (TYPE + STRINGS + b"\x22\x06\x08\x01\x22\x02\x08\x05", "location 1 is in function 5, which is missing"),
+        (TYPE + STRINGS + b"\x22\x06\x08\x01\x22\x02\x08\x05", "a location is in function 5, which is missing"),
         (TYPE + STRINGS + b"\x22\x02\x08\x01\x22\x02\x08\x01", "location id 1 is reserved or there twice"),
         (TYPE + STRINGS + b"\x2a\x00", "function id 0 is reserved"),
         (TYPE + STRINGS + b"\x1a\x02\x10\x01", "mapping id 0 is reserved"),
@@ -201,3 +203,34 @@ def test_mappings_keep_their_flags() -> None:
     mapping = Mapping(3, 0x1000, 0x2000, 7, "/bin/x", "abc", has_filenames=True)
     profile = Profile(sample_types=(ValueType("n", "count"),), mappings=[mapping])
     assert read(write(profile)).mappings == [mapping]
+
+
+def test_tables_written_in_an_unusual_way_mean_the_same(kubelet_cpu: Path) -> None:
+    """Fields in descending order, which our reader takes one by one."""
+    data = gzip.decompress(kubelet_cpu.read_bytes())
+    turned = b"".join(
+        _field(number, _turned(value)) if number in (4, 5) and isinstance(value, bytes) else _field(number, value)
+        for number, _, value in fields(data)
+    )
+    assert turned != data
+    assert read(turned) == read(data)
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def _turned(message: bytes) -> bytes:
+    parts = sorted(((number, value) for number, _, value in fields(message)), key=lambda part: -part[0])
+    return b"".join(_field(number, value) for number, value in parts)
+
+
+def test_a_reader_may_be_used_again() -> None:
+    reader = Reader()
+    for path in CAPTURES:
+        assert reader.read(path.read_bytes()) == read(path.read_bytes())
+    with pytest.raises(ProfileError):
+        reader.read(b"")
+    assert reader.read(KUBELET) == read(KUBELET)
