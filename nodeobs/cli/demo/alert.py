@@ -31,6 +31,13 @@ def notification(nodes: Sequence[str], now: datetime) -> dict[str, Any]:
     }
 
 
+def grown(payload: dict[str, Any], count: int) -> dict[str, Any]:
+    """The same notification when ``count`` more alerts have joined its group, none of which a trigger wants."""
+    since = payload["alerts"][0]["startsAt"]
+    labels = ({"alertname": "DiskFilling", "severity": "warning", "node": f"worker-{n}"} for n in range(count))
+    return payload | {"alerts": [*payload["alerts"], *(_alert(each, since) for each in labels)]}
+
+
 def _alert(labels: dict[str, str], since: str) -> dict[str, Any]:
     return {
         "status": "firing",

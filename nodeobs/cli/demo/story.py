@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from nodeobs.cli.demo.alert import notification
+from nodeobs.cli.demo.alert import grown, notification
 from nodeobs.cli.demo.children import Children
 from nodeobs.cli.demo.stage import DOOMED, NODES, OBSERVABILITY, Stage
 from nodeobs.cli.demo.work import Request, Work
@@ -23,6 +23,7 @@ from nodeobs.model import Phase, Run
 
 _RATE = 120.0
 """Requests a second of the work: half to the service, half to the agents."""
+_MORE_ALERTS = 500
 _KILL_AFTER = 0.4
 """Of the profile's duration."""
 _METRICS = (
@@ -106,9 +107,9 @@ def metrics(stage: Stage) -> list[str]:
 
 def work_on(stage: Stage, payload: dict[str, Any]) -> Work:
     """What keeps the profiled processes busy."""
-    admin = stage.admin_token
+    admin, again = stage.admin_token, grown(payload, _MORE_ALERTS)
     requests = [
-        Request("redelivered notification", "POST", f"{stage.url}/webhooks/alertmanager", stage.alert_token, payload),
+        Request("redelivered notification", "POST", f"{stage.url}/webhooks/alertmanager", stage.alert_token, again),
         Request("list of Runs", "GET", f"{stage.url}/api/v1/runs", admin),
         Request("scrape of the service", "GET", f"{stage.url}/metrics", admin),
         *(

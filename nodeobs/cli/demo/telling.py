@@ -18,6 +18,8 @@ from nodeobs.cli.service import RunRef
 from nodeobs.cli.text import clean, fields, size, table
 from nodeobs.model import Run
 
+_LOG_WIDTH = 400
+
 
 class Teller:
     """Prints what happens to ``console``."""
@@ -120,7 +122,7 @@ class Teller:
         """The last lines of every log, when something went wrong."""
         for child in children:
             self._line(f"{child.name}'s log ends with:")
-            self._block("\n".join(clean(line) for line in child.tail()))
+            self._block("\n".join(clean(line)[:_LOG_WIDTH] for line in child.tail()))
 
     def end(self, stubborn: Sequence[str], seconds: float) -> None:
         """Everything has ended."""
