@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
+import stat
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,7 +46,7 @@ def modelled(kind: Any) -> AfterValidator:
         try:
             return from_builtins(value, kind)
         except InvalidInput as error:
-            raise ValueError(f"must be: {described[0].rstrip(".")}" if described else error.detail) from error
+            raise ValueError(f"must be: {described[0].rstrip('.')}" if described else error.detail) from error
 
     return AfterValidator(check)
 
@@ -98,10 +98,12 @@ def _absolute(path: Path) -> Path:
 
 def _readable(path: Path) -> Path:
     path = _absolute(path)
-    if not path.is_file():
-        raise ValueError("there is no such file")
-    if not os.access(path, os.R_OK):
-        raise ValueError("this user may not read the file")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("not a file")
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
     return path
 
 

@@ -108,14 +108,14 @@ class Settings(BaseSettings):
     )
     """Where profiles are kept."""
 
-    retention_max_age: Duration = Field("30d", validate_default=True)
+    retention_max_age: Duration = Field(default="30d", validate_default=True)
     """Outputs older than this are deleted; the newest complete one of each NodeObservability is always kept."""
 
     retention_max_count: Annotated[int, Field(ge=1), Allowed("1 or more")] = 500
     """So many outputs are kept."""
 
     retention_max_bytes: Annotated[Size, Field(ge=1), Allowed("size such as `500MB` or `20GiB`")] = Field(
-        "20GiB", validate_default=True
+        default="20GiB", validate_default=True
     )
     """Outputs together may have this size; the oldest are deleted beyond it."""
 
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     """Bearer token that agents are called with; read again as it rotates."""
 
     max_body_bytes: Annotated[Size, Field(ge=65_536, le=67_108_864), Allowed("size from `64KiB` to `64MiB`")] = Field(
-        "8MiB", validate_default=True
+        default="8MiB", validate_default=True
     )
     """Requests with larger bodies are refused with 413."""
 
@@ -270,11 +270,11 @@ def _names_in(ours: Mapping[str, str]) -> list[str]:
 
 
 def _read_environment(ours: Mapping[str, str]) -> dict[str, Any]:
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    for name in sorted(set(ours) - set(known)):
+    known = {name.upper() for name in Settings.model_fields}
+    for name in sorted(set(ours) - {PREFIX + word for word in known}):
         if not _NOT_OURS.fullmatch(name):
-            guess = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {guess[0]}?" if guess else "docs/configuration.md lists all that are known"
+            guess = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+            hint = f"did you mean {PREFIX}{guess[0]}?" if guess else "docs/configuration.md lists all that are known"
             raise ConfigurationError(f"unknown environment variable {name}: {hint}")
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): text for name, text in ours.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -14,16 +14,15 @@ from nodeobs.errors import ConfigurationError
 class _Loader(yaml.SafeLoader):
     """The safe loader, but a key given twice is an error and not silently the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                continue
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 def load_yaml(text: str, *, source: str) -> Any:
@@ -42,10 +41,5 @@ def load_yaml(text: str, *, source: str) -> Any:
 def unknown_key(key: object, known: Collection[str]) -> str:
     """Text that refuses ``key``, with the known key it resembles, or all of them."""
     guess = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-    hint = f"did you mean {guess[0]!r}?" if guess else f"known are {listed(known)}"
+    hint = f"did you mean {guess[0]!r}?" if guess else f"known are {', '.join(known)}"
     return f"unknown key {key!r}; {hint}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """The words for a sentence, in their order: ``a, b, c``."""
-    return ", ".join(words)

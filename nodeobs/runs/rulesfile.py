@@ -182,9 +182,10 @@ class RulesFile:
             return ()
         try:
             with self._path.open("rb") as file:
-                text = file.read(_LARGEST + 1).decode()
+                content = file.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                raise ConfigurationError(f"the trigger rules {self._path} are larger than 1 MiB")
+            text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cannot read the trigger rules {self._path}: {error}") from error
-        if len(text) > _LARGEST:
-            raise ConfigurationError(f"the trigger rules {self._path} are larger than 1 MiB")
         return load_rules(text, source=str(self._path))

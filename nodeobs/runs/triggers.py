@@ -37,7 +37,7 @@ LONGEST_LABEL = 4096
 
 _MOST_NODES = 5000
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:]*))(?::\d{1,5})?", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*))(?::\d{1,5})?", re.ASCII)
 
 
 class Outcome(enum.StrEnum):
@@ -136,9 +136,11 @@ def assign(rules: Sequence[Trigger], alerts: Iterable[Alert]) -> Assignment:
                 settled.append(Verdict(alert, Outcome.UNMATCHED))
                 continue
             try:
-                matched[index].append(Matched(alert, _node(rules[index], alert.labels)))
+                node = _node(rules[index], alert.labels)
             except InvalidInput as error:
                 settled.append(Verdict(alert, Outcome.REFUSED, rules[index].name, message=error.detail))
+            else:
+                matched[index].append(Matched(alert, node))
     return Assignment([(rules[index], group) for index, group in matched.items()], settled)
 
 
@@ -279,10 +281,9 @@ def _node(trigger: Trigger, labels: Mapping[str, str]) -> str:
 
 
 def _host(value: str) -> str:
+    """Host of ``host``, ``host:port`` or ``[v6 address]:port``; whether a node can be called so is not checked."""
+    found = _HOST_AND_PORT.fullmatch(value)
     try:
-        return str(ipaddress.ip_address(value))
+        return str(ipaddress.ip_address((found and found["v6"]) or value))
     except ValueError:
-        found = _HOST_AND_PORT.fullmatch(value)
-    if found is None:
-        return ""
-    return _host(found["v6"]) if found["v6"] else found["host"].lower()
+        return ((found and found["host"]) or "").lower()
