@@ -35,7 +35,7 @@ from nodeobs.selfprofile import SelfProfiler
 
 logger = logging.getLogger(__name__)
 
-_HOUSEKEEPING_SECONDS: Final = 2.0
+_HOUSEKEEPING_SECONDS: Final = 1.0
 _THREADS: Final = 4
 _BACKLOG: Final = 2048
 

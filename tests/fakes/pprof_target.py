@@ -85,6 +85,12 @@ class PprofTarget:
         """From now on answer so, to everything or to requests for ``kind`` (``profile``, ``heap``, ...)."""
         self._behaviours[kind] = behaviour
 
+    def reset(self, *, speed: float) -> None:
+        """Forget what was asked and how to behave."""
+        self.speed = speed
+        self.requests.clear()
+        self._behaviours.clear()
+
     @property
     def asked(self) -> list[str]:
         """Paths with their queries, in the order they came."""

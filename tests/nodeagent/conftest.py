@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ def agents(folder: Path) -> Iterator[AgentFactory]:
             environ: Mapping[str, str] | None = None,
         ) -> AgentProcess:
             given = ["--port", "0", "--storage", str(storage), "--crio-socket", "", "--containerd-socket", ""]
-            agent = AgentProcess([*given, *arguments], environ or {}, verify=verify)
-            stack.callback(agent.stop)
+            agent = AgentProcess([*given, *arguments], environ or {}, storage=storage, verify=verify)
+            stack.callback(agent.stop, signal.SIGKILL)
             agent.wait_until_listening()
             return agent
 
@@ -45,21 +46,35 @@ def run_agent(tmp_path: Path) -> Iterator[AgentFactory]:
         yield run
 
 
-@pytest.fixture
-def target() -> Iterator[PprofTarget]:
-    """A target over plain HTTP whose profiles take a twentieth of the time asked for."""
-    with PprofTarget(speed=0.05) as server:
+@pytest.fixture(scope="module")
+def shared_target() -> Iterator[PprofTarget]:
+    with PprofTarget() as server:
         yield server
 
 
-@pytest.fixture
-def agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
-    """An agent with ``target`` as its only target, named ``api``."""
-    return run_agent("--target", f"api={target.url}")
-
-
 @pytest.fixture(scope="module")
-def shared_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    """An agent that a module's tests share, with a target of its own."""
-    with PprofTarget(speed=0.05) as server, agents(tmp_path_factory.mktemp("agent")) as run:
-        yield run("--target", f"api={server.url}")
+def shared_agent(tmp_path_factory: pytest.TempPathFactory, shared_target: PprofTarget) -> Iterator[AgentProcess]:
+    with agents(tmp_path_factory.mktemp("agent")) as run:
+        yield run("--target", f"api={shared_target.url}")
+
+
+@pytest.fixture
+def target(shared_target: PprofTarget) -> PprofTarget:
+    """A target over plain HTTP, as new, whose profiles take a twentieth of the time asked for."""
+    shared_target.reset(speed=0.05)
+    return shared_target
+
+
+@pytest.fixture
+def agent(shared_agent: AgentProcess, target: PprofTarget) -> Iterator[AgentProcess]:
+    """An agent with ``target`` as its only target, named ``api``, and with no collection. Not to be ended."""
+    yield shared_agent
+    for folder in shared_agent.storage.iterdir():
+        if folder.is_dir():
+            shared_agent.client.delete(f"/v1/collections/{folder.name}")
+
+
+@pytest.fixture
+def own_agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
+    """The same, for this test only."""
+    return run_agent("--target", f"api={target.url}")

@@ -66,7 +66,10 @@ def issue(folder: Path, *names: str) -> Certificates:
 class AgentProcess:
     """A running agent, and a client that speaks to it."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], *, verify: ssl.SSLContext | bool) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environ: Mapping[str, str], *, storage: Path, verify: ssl.SSLContext | bool
+    ) -> None:
+        self.storage = storage
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nodeobs.nodeagent", *arguments],
             stderr=subprocess.PIPE,

@@ -212,7 +212,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(shared_agent: AgentProce
     assert "wait=" in answer.json()["detail"]
 
 
-def test_delete_cancels_what_is_going(agent: AgentProcess, target: PprofTarget, tmp_path: Path) -> None:
+def test_delete_cancels_what_is_going(agent: AgentProcess, target: PprofTarget) -> None:
     target.behave(hang)
     agent.start("run-1")
     eventually(lambda: target.asked, "the target is asked")
@@ -223,16 +223,16 @@ def test_delete_cancels_what_is_going(agent: AgentProcess, target: PprofTarget, 
         assert agent.client.delete("/v1/collections/run-1").status_code == 204
         assert poll.result().status_code in (200, 404)
     assert agent.client.get("/v1/collections/run-1").status_code == 404
-    assert not (tmp_path / "storage" / "run-1").exists()
+    assert not (agent.storage / "run-1").exists()
     target.behave(lambda exchange: exchange.answer(200, sample_profile()))
     assert agent.collect("run-2")["state"] == "Done"
 
 
-def test_delete_removes_what_has_finished_and_forgives_the_unknown(agent: AgentProcess, tmp_path: Path) -> None:
+def test_delete_removes_what_has_finished_and_forgives_the_unknown(agent: AgentProcess) -> None:
     agent.collect("run-1")
     assert agent.sample("nodeobs_agent_stored_bytes") > 0
     for _ in range(2):
         assert agent.client.delete("/v1/collections/run-1").status_code == 204
-    assert not list((tmp_path / "storage").glob("*run-1*"))
+    assert not list(agent.storage.glob("*run-1*"))
     assert agent.sample("nodeobs_agent_stored_bytes") == 0
     assert agent.collect("run-1")["state"] == "Done"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from nodeobs import __version__
 from tests.fakes.pprof_target import PprofTarget, refuse, stream
-from tests.nodeagent.helpers import AgentFactory, AgentProcess, Certificates
+from tests.nodeagent.helpers import SECONDS, AgentFactory, AgentProcess, Certificates
 
 UNWANTED = {
     *("kubernetes", "pydantic", "flask", "werkzeug", "gunicorn", "structlog", "obstore", "rich", "click", "jinja2"),
@@ -97,17 +100,23 @@ def test_it_can_profile_itself_as_a_target(run_agent: AgentFactory, tmp_path_fac
     assert second.collect("run-1")["pieces"][0]["state"] == "Done"
 
 
-def test_a_profile_of_itself_does_not_delay_its_end(agent: AgentProcess) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        profile = pool.submit(agent.client.get, "/debug/pprof/profile?seconds=60")
-        eventually_profiled(agent)
-        assert agent.stop() == 0
-        assert profile.result().status_code == 200
+def test_a_profile_of_itself_does_not_delay_its_end(own_agent: AgentProcess) -> None:
+    with profiling(own_agent) as sock:
+        assert own_agent.stop() == 0
+        assert sock.recv(12) == b"HTTP/1.1 200"
 
 
-def eventually_profiled(agent: AgentProcess) -> None:
-    while agent.client.get("/debug/pprof/profile?seconds=1").status_code != 500:
-        pass
+@contextlib.contextmanager
+def profiling(agent: AgentProcess) -> Iterator[socket.socket]:
+    """The agent is profiling itself for a minute; yields the connection that asked for it."""
+    host, _, port = agent.url.removeprefix("http://").partition(":")
+    while True:
+        with socket.create_connection((host, int(port)), timeout=SECONDS) as sock:
+            sock.sendall(b"GET /debug/pprof/profile?seconds=60 HTTP/1.1\r\nHost: agent\r\n\r\n")
+            # This one may be the first to get hold of the profiler; then the other is refused, and asks again.
+            if agent.client.get("/debug/pprof/profile?seconds=1").status_code == 500:
+                yield sock
+                return
 
 
 def test_metrics(run_agent: AgentFactory, target: PprofTarget) -> None:

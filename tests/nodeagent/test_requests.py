@@ -136,6 +136,7 @@ def connection(agent: AgentProcess) -> socket.socket:
     return sock
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_and_half_sent_connections_stall_nothing_and_are_closed(untouched: AgentProcess) -> None:
     half_sent = [
         b"GET /v1/coll",

@@ -9,8 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fakes.pprof_target import PprofTarget, hang, sample_profile, stream
 from tests.nodeagent.helpers import AgentFactory, AgentProcess, eventually
+
+
+@pytest.fixture
+def agent(own_agent: AgentProcess) -> AgentProcess:
+    """These agents are ended, and started again on their folders."""
+    return own_agent
 
 
 def begin_half_done(agent: AgentProcess, target: PprofTarget) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 
-import pytest
-
 from tests.fakes.pprof_target import PprofTarget, hang, refuse, serve
 from tests.nodeagent.helpers import AgentFactory, AgentProcess, eventually
 
@@ -21,16 +19,17 @@ def settled(agent: AgentProcess) -> tuple[int, str] | None:
     return None if found[0] == 409 else found
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_a_start_answers_with_its_id(agent: AgentProcess, target: PprofTarget, method: str) -> None:
-    assert status(agent) == (200, "Service is ready")
-    answer = agent.client.request(method, "/node-observability-pprof")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    identifier = str(uuid.UUID(json.loads(answer.text)["ID"]))
-    assert answer.text == f'{{"ID":"{identifier}","ExecutionRuns":null}}'
-    assert eventually(lambda: settled(agent), "it finishes") == (200, "Service is ready")
-    assert target.asked == ["/debug/pprof/profile?seconds=30"]
-    assert agent.client.get(f"/v1/collections/{identifier}").json()["state"] == "Done"
+def test_a_start_by_any_method_answers_with_its_id(agent: AgentProcess, target: PprofTarget) -> None:
+    target.speed = 0.01
+    for method in ("GET", "POST", "PUT"):
+        assert status(agent) == (200, "Service is ready")
+        answer = agent.client.request(method, "/node-observability-pprof")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        identifier = str(uuid.UUID(json.loads(answer.text)["ID"]))
+        assert answer.text == f'{{"ID":"{identifier}","ExecutionRuns":null}}'
+        assert eventually(lambda: settled(agent), "it finishes") == (200, "Service is ready")
+        assert agent.client.get(f"/v1/collections/{identifier}").json()["state"] == "Done"
+    assert target.asked == ["/debug/pprof/profile?seconds=30"] * 3
 
 
 def test_while_one_goes_another_is_refused(agent: AgentProcess, target: PprofTarget) -> None:
@@ -44,12 +43,12 @@ def test_while_one_goes_another_is_refused(agent: AgentProcess, target: PprofTar
 
 
 def test_a_failure_shows_until_the_next_start_and_blocks_nothing(
-    run_agent: AgentFactory, agent: AgentProcess, target: PprofTarget
+    run_agent: AgentFactory, own_agent: AgentProcess, target: PprofTarget
 ) -> None:
     target.behave(refuse(403, "no"))
-    first = agent.client.get("/node-observability-pprof").json()["ID"]
-    assert eventually(lambda: settled(agent), "it finishes") == (500, f"{first} failed.")
-    assert agent.stop() == 0
+    first = own_agent.client.get("/node-observability-pprof").json()["ID"]
+    assert eventually(lambda: settled(own_agent), "it finishes") == (500, f"{first} failed.")
+    assert own_agent.stop() == 0
     again = run_agent("--target", f"api={target.url}")
     assert status(again) == (500, f"{first} failed.")
     target.behave(serve)
