@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from flask import Response
 from msgspec import Meta, field
@@ -16,7 +16,6 @@ from nodeobs.model import (
     Metadata,
     NamespaceName,
     NodeObservabilitySpec,
-    NodeObservabilityStatus,
     Resource,
     RunSpec,
     encode_json,
@@ -58,7 +57,7 @@ class NodeObservabilityDocument(Document, frozen=True, kw_only=True):
     kind: Literal["NodeObservability"] = "NodeObservability"
     metadata: ClusterScopedMetadata
     spec: NodeObservabilitySpec = NodeObservabilitySpec()
-    status: NodeObservabilityStatus = NodeObservabilityStatus()
+    status: dict[str, Any] = field(default_factory=dict)
 
 
 def encode_resource(resource: Resource) -> bytes:

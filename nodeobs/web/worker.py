@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from gunicorn import util
 from gunicorn.http import errors as http_errors
+from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from nodeobs.model import encode_json
@@ -35,6 +36,8 @@ CROWDED_HEAD_SECONDS: Final = 1.0
 """When half of the threads wait for a request's head."""
 IO_SECONDS: Final = 30.0
 """For each read of a body and each write of an answer's piece."""
+DRAIN_BYTES: Final = 64 * 1024
+"""Of an unread body, for the sake of the connection; gunicorn reads no more."""
 LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
 STOP_SECONDS: Final = 1.0
@@ -133,6 +136,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """In a thread of the pool: answer the request, whose head has arrived."""
         conn.head_since = None
         conn.sock.settimeout(IO_SECONDS)
+        asked_to_close = req.should_close
+        req.should_close = lambda: asked_to_close() or _too_much_left(req.body.reader)
         try:
             return bool(super().handle_request(req, conn))
         except TimeoutError:
@@ -192,6 +197,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.murder_keepalived(force=True)
             for conn in self._busy:
                 conn.hang_up()
+
+
+def _too_much_left(reader: LengthReader | ChunkedReader) -> bool:
+    """Whether more of a body is unread than is worth reading; the answer is then to say that the connection closes."""
+    if isinstance(reader, LengthReader):
+        return bool(reader.length > DRAIN_BYTES)
+    return reader.parser is not None
 
 
 def _linger(sock: socket.socket) -> None:

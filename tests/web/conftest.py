@@ -37,7 +37,7 @@ def triggers_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def services(tmp_path: Path, triggers_file: Path) -> Iterator[Services]:
     """Everything real but the controller: nothing drives the Runs."""
-    settings = Settings(data_dir=tmp_path / "data", triggers_file=triggers_file)
+    settings = Settings.load({"NODEOBS_DATA_DIR": str(tmp_path / "data"), "NODEOBS_TRIGGERS_FILE": str(triggers_file)})
     store = SqliteStore(tmp_path / "data" / "nodeobs.db", now=now)
     metrics = Metrics(CollectorRegistry())
     numbers = itertools.count()

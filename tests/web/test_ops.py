@@ -35,7 +35,8 @@ def test_metrics_in_the_form_that_is_asked_for(client: FlaskClient) -> None:
     assert names >= {"nodeobs_build_info", "nodeobs_webhook_duration_seconds", "nodeobs_leader"}
     openmetrics = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert {family.name for family in parse_openmetrics(openmetrics.text)} >= {"nodeobs_build_info"}
+    families = parse_openmetrics(openmetrics.text)  # type: ignore[no-untyped-call]
+    assert {family.name for family in families} >= {"nodeobs_build_info"}
 
 
 def test_the_profile_is_one(client: FlaskClient) -> None:
