@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nodeobs.cli.failures import Failure
-from nodeobs.errors import InvalidInput
-from nodeobs.model import PathSegment, from_builtins
 from nodeobs.outputs.manifest import MANIFEST_NAME, Manifest, MergedFile, Piece
+from nodeobs.outputs.names import is_file_name, is_segment
 
 _MANIFEST_BYTES = 256 * 1024 * 1024
 _OVERHEAD_BYTES = 4096
@@ -41,23 +40,32 @@ def expected_files(manifest: Manifest) -> dict[str, Expected]:
     found = [*pieces, *manifest.merged]
     files = {file.file: Expected(file.bytes, file.sha256) for file in found if file.file is not None}
     for name in files:
-        segments = name.split("/")
-        try:
-            from_builtins(segments, list[PathSegment])
-        except InvalidInput as error:
-            raise Failure(f"the manifest names a file that may not be: {name!r}") from error
+        if not is_file_name(name):
+            raise Failure(f"the manifest names a file that may not be: {name!r}")
     return files
 
 
+_MANIFEST = Expected(_MANIFEST_BYTES, "")
+
+
 def unpack(
-    chunks: Iterator[bytes], expected: Mapping[str, Expected], folder: Path, *, progress: Callable[[int], None]
+    chunks: Iterator[bytes],
+    expected: Mapping[str, Expected],
+    folder: Path,
+    *,
+    top: str,
+    progress: Callable[[int], None],
 ) -> None:
-    """Write the archive (tar.gz) to ``folder``, which appears when it is complete; ``progress`` is told bytes written.
+    """Write the archive (tar.gz) to ``folder``, which appears when it is complete.
+
+    In the archive the files are below a folder ``top``. ``progress`` is told how many bytes were written.
 
     Raises:
         Failure: ``folder`` exists or cannot be written, or the archive is damaged, incomplete or holds anything else
             than the expected files; nothing is left behind.
     """
+    if not is_segment(top):
+        raise Failure(f"the manifest's Run has a uid that no Run has: {top!r}")
     if folder.exists() or folder.is_symlink():
         raise Failure(f"{folder} exists already", hint="name another folder with --into")
     try:
@@ -65,8 +73,9 @@ def unpack(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             inside = Path(temporary) / "output"
             inside.mkdir()
-            _unpack(chunks, expected, inside, progress)
-            inside.rename(folder)
+            within = {f"{top}/{name}": file for name, file in expected.items()}
+            _unpack(chunks, within | {f"{top}/{MANIFEST_NAME}": _MANIFEST}, inside, progress)
+            (inside / top).rename(folder)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise Failure(f"the archive is damaged: {error}; nothing was kept", hint="try again") from error
     except OSError as error:
@@ -77,7 +86,7 @@ def _unpack(
     chunks: Iterator[bytes], expected: Mapping[str, Expected], inside: Path, progress: Callable[[int], None]
 ) -> None:
     missing = set(expected)
-    limit = sum(file.bytes + _OVERHEAD_BYTES for file in expected.values()) + _MANIFEST_BYTES
+    limit = sum(file.bytes + _OVERHEAD_BYTES for file in expected.values())
     with gzip.GzipFile(fileobj=_Chunks(chunks)) as unzipped:
         bounded = _Bounded(unzipped, limit)
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
@@ -97,13 +106,13 @@ def _extract(
     inside: Path,
     progress: Callable[[int], None],
 ) -> None:
-    wanted = Expected(_MANIFEST_BYTES, "") if member.name == MANIFEST_NAME else expected.get(member.name)
+    wanted = expected.get(member.name)
     source = archive.extractfile(member) if member.isreg() else None
     if wanted is None or source is None:
         raise Failure(f"the archive holds {member.name!r}, which its manifest does not name; nothing was kept")
     # tarfile extracts nothing itself: no name, mode, owner or link of the archive's reaches the file system.
     target = inside / member.name
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with source, target.open("xb") as file:
         while chunk := source.read(_CHUNK_BYTES):

@@ -39,12 +39,13 @@ def pull(session: Session, *, run: str, namespace: str, into: Path | None) -> No
     """
     with session.connect() as service:
         ref = find(service, run, namespace, latest=Latest.DELIVERED)
-        files = expected_files(service.manifest(ref))
+        manifest = service.manifest(ref)
+        files = expected_files(manifest)
         folder = into or Path(ref.name)
         total = sum(file.bytes for file in files.values())
         path = f"/api/v1/runs/{ref.namespace}/{ref.name}/output.tar.gz"
         with service.open(path) as answer, _shown(session, str(ref), total) as progress:
-            unpack(answer.iter_bytes(), files, folder, progress=progress)
+            unpack(answer.iter_bytes(), files, folder, top=manifest.run.uid, progress=progress)
     document = {"run": str(ref), "folder": str(folder), "bytes": total, "files": sorted(files)}
     session.answer(document, lambda: clean(f"{plural(len(files), 'file')}, {size(total)}, in {folder}"))
 

@@ -85,11 +85,11 @@ def manifest() -> Manifest:
 
 
 def archive(members: dict[str, bytes], *extra: tarfile.TarInfo) -> bytes:
-    """tar.gz of these files, and of entries without content."""
+    """tar.gz of these files below a folder ``uid``, and of entries without content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in members.items():
-            info = tarfile.TarInfo(name)
+            info = tarfile.TarInfo(f"uid/{name}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
         for info in extra:

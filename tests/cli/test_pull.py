@@ -76,7 +76,7 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
 
 def huge() -> bytes:
     """A few kB that unpack to 2 GB of one member."""
-    info = tarfile.TarInfo("node-1/kubelet-cpu.pb.gz")
+    info = tarfile.TarInfo("uid/node-1/kubelet-cpu.pb.gz")
     info.size = 2 * 1024**3
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9) as file:
@@ -89,17 +89,18 @@ def huge() -> bytes:
 OTHER = dict(FILES) | {"node-1/crio-cpu.pb.gz": b"x"}
 LESS = {name: data for name, data in FILES.items() if name != "merged/crio-cpu.pb.gz"}
 HOSTILE = {
-    "parent": archive(MANIFEST | {"../evil": b"x"}),
-    "absolute": archive(MANIFEST | {"/tmp/evil": b"x"}),
+    "parent": archive(MANIFEST | {"../../evil": b"x"}),
+    "absolute": archive(MANIFEST, special("/tmp/evil", tarfile.REGTYPE)),
+    "other folder": archive(MANIFEST, special("node-1/kubelet-cpu.pb.gz", tarfile.REGTYPE)),
     "inner parent": archive(MANIFEST | {"node-1/../../evil": b"x"}),
     "unknown file": archive(MANIFEST | FILES | {"node-1/extra": b"x"}),
-    "symlink": archive(MANIFEST, special("node-1/kubelet-cpu.pb.gz", tarfile.SYMTYPE, "/etc/passwd")),
-    "hard link": archive(MANIFEST, special("node-1/kubelet-cpu.pb.gz", tarfile.LNKTYPE, "manifest.json")),
-    "device": archive(MANIFEST, special("node-1/kubelet-cpu.pb.gz", tarfile.CHRTYPE)),
-    "folder link": archive(MANIFEST, special("node-1", tarfile.SYMTYPE, "/tmp")),
+    "symlink": archive(MANIFEST, special("uid/node-1/kubelet-cpu.pb.gz", tarfile.SYMTYPE, "/etc/passwd")),
+    "hard link": archive(MANIFEST, special("uid/node-1/kubelet-cpu.pb.gz", tarfile.LNKTYPE, "manifest.json")),
+    "device": archive(MANIFEST, special("uid/node-1/kubelet-cpu.pb.gz", tarfile.CHRTYPE)),
+    "folder link": archive(MANIFEST, special("uid/node-1", tarfile.SYMTYPE, "/tmp")),
     "other content": archive(MANIFEST | OTHER),
     "file missing": archive(MANIFEST | LESS),
-    "twice": archive(FILES, special("node-1/crio-cpu.pb.gz", tarfile.REGTYPE)),
+    "twice": archive(FILES, special("uid/node-1/crio-cpu.pb.gz", tarfile.REGTYPE)),
     "nothing": archive({}),
     "not gzip": b"hello, world" * 100,
     "empty": b"",
@@ -141,6 +142,19 @@ def test_a_manifest_that_names_other_places(service: FakeService, nodeobs: Invok
     assert result.exit_code == 1
     assert "may not be" in result.stderr
     assert "\x1b" not in result.stderr
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("uid", ["..", ".", "", "a/b", "/tmp", "x\x1b[31m"])
+def test_a_manifest_of_a_run_with_no_proper_uid(
+    service: FakeService, nodeobs: Invoke, tmp_path: Path, uid: str
+) -> None:
+    document = replace(manifest(), run=replace(manifest().run, uid=uid))
+    service.on("GET", f"{RUN}/output", Answer(200, encode_json(document)))
+    service.on("GET", f"{RUN}/output.tar.gz", Answer(200, whole_archive()))
+    result = nodeobs("pull", "run-1")
+    assert result.exit_code == 1
+    assert "a uid that no Run has" in result.stderr
     assert left_behind(tmp_path) == []
 
 
