@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace as change
 from datetime import timedelta
@@ -11,14 +10,12 @@ from pathlib import Path
 
 import structlog
 
-from nodeobs.agents.agent import Agent, AgentOutcome, start_skew
+from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
 from nodeobs.agents.plan import Patience, Plan, lead_seconds, telling_seconds
 from nodeobs.agents.session import Session, Sink, Work
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason
-
-__all__ = ["AgentOutcome", "Patience", "Plan", "Sink", "collect", "purge", "raise_file_limit", "start_skew"]
 
 log = structlog.get_logger(__name__)
 
@@ -76,13 +73,6 @@ async def purge(
     To be called for failed agents as well: one may have started although its answer was lost.
     """
     await _drop(agents, run_uid, connector, patience)
-
-
-def raise_file_limit() -> None:
-    """Let this process open as many files as it is allowed to: every agent is a connection. Call once, at start."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Run:

@@ -34,6 +34,8 @@ class Patience:
     """One answer, or the next bytes of a file."""
     unreachable_grace: float = 10.0
     """How long an agent that was started may be out of reach after its profiles should be there."""
+    first_pause: float = 0.2
+    """Before the first repetition of what failed; the next ones are longer."""
     cancel: float = 5.0
     """Telling the agents to drop a collection."""
     upstream_poll: float = 5.0

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.model import FailureReason
 
-__all__ = ["Agent", "Selection", "select"]
-
 
 @dataclass(frozen=True)
 class Selection:

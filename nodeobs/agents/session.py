@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentClient, AgentConnector, Started
 from nodeobs.agents.ledger import Ledger
 from nodeobs.agents.plan import Patience, Plan
-from nodeobs.agents.retry import persist
+from nodeobs.agents.retry import pauses, persist
 from nodeobs.agents.transfer import fetch
 from nodeobs.errors import AgentError, AgentUnavailable
 from nodeobs.model import Collection, CollectionState, FailureReason, PieceResult
@@ -172,9 +172,7 @@ class Session:
             return
         try:
             folder = work.spool / self.agent.name
-            path = await fetch(
-                client, work.plan.run_uid, piece.file, folder=folder, randomness=work.connector.randomness
-            )
+            path = await fetch(client, work.plan.run_uid, piece.file, folder=folder, naps=self._naps())
             await work.sink(self.agent, piece, path)
         except AgentUnavailable:
             raise
@@ -235,5 +233,7 @@ class Session:
             )
 
     async def _persist(self, attempt: Callable[[float], Awaitable[T]], *, until: float) -> T:
-        randomness = self._work.connector.randomness
-        return await persist(attempt, until=until, longest=self._work.patience.answer, randomness=randomness)
+        return await persist(attempt, until=until, longest=self._work.patience.answer, naps=self._naps())
+
+    def _naps(self) -> Iterator[float]:
+        return pauses(self._work.patience.first_pause, self._work.connector.randomness)

@@ -6,8 +6,8 @@ import asyncio
 import errno
 import hashlib
 import os
-import random
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -26,11 +26,11 @@ MAX_FILE_BYTES = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-async def fetch(client: AgentClient, run_uid: str, info: FileInfo, *, folder: Path, randomness: random.Random) -> Path:
+async def fetch(client: AgentClient, run_uid: str, info: FileInfo, *, folder: Path, naps: Iterator[float]) -> Path:
     """Path of the file in ``folder``; one that is already there with that size and digest is not fetched again.
 
     ``info.name`` must have been checked against what was asked for. A transfer that breaks is gone on with where it
-    broke, at most ``ATTEMPTS`` times in all.
+    broke, after each of ``naps``, with at most ``ATTEMPTS`` requests in all.
 
     Raises:
         AgentUnavailable: the agent cannot be reached any more.
@@ -46,7 +46,7 @@ async def fetch(client: AgentClient, run_uid: str, info: FileInfo, *, folder: Pa
             return final
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            await _Transfer(client, run_uid, info, file).run(randomness)
+            await _Transfer(client, run_uid, info, file).run(naps)
         # Not synced to the disk: after a crash the digest decides whether the file is used.
         part.replace(final)
     except OSError as error:
@@ -70,7 +70,7 @@ class _Transfer:
         self._digest = hashlib.sha256()
         self._received = 0
 
-    async def run(self, randomness: random.Random) -> None:
+    async def run(self, naps: Iterator[float]) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._receive()
@@ -80,7 +80,7 @@ class _Transfer:
             if self._received == self._info.bytes:
                 break
             if attempt < ATTEMPTS:
-                await asyncio.sleep(randomness.uniform(0.1, 0.2) * 2**attempt)
+                await asyncio.sleep(next(naps))
         self._verify()
 
     async def _receive(self) -> None:
@@ -88,7 +88,7 @@ class _Transfer:
         if self._received:
             headers = {"range": f"bytes={self._received}-", "if-range": f'"{self._info.sha256}"'}
         async with self._client.file(self._run_uid, self._info.name, headers=headers) as response:
-            if not self._continues(response):
+            if self._received and not self._continues(response):
                 self._restart()
             if response.status_code == 416:
                 return

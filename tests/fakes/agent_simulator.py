@@ -232,6 +232,8 @@ class SimulatedAgent:
         if behaviour.start_status != 202 and behaviour.start_refusals > 0:
             behaviour.start_refusals -= 1
             problem = {"title": "Refused", "detail": "not \x07 now", "holder": "other-uid"}
+            if behaviour.start_status == 507:
+                problem["reason"] = FailureReason.STORAGE_FULL.value
             location = {"location": "http://127.0.0.1:9/"} if behaviour.start_status == 302 else {}
             return await _send(writer, behaviour.start_status, json.dumps(problem).encode(), location)
         if behaviour.start_body is not None:
