@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Final
 
@@ -16,7 +17,10 @@ from nodeobs.pprof.profile import Function, Label, Line, Location, Mapping, Prof
 
 _PERIOD_NANOS: Final = 10_000_000
 _PERIOD_SECONDS: Final = _PERIOD_NANOS / 1e9
-_SWITCH_SECONDS: Final = 0.0005
+_SWITCH_SECONDS: Final = 0.00005
+_GLANCE_SECONDS: Final = 0.0001
+_RUNNING_NANOS: Final = 30_000
+"""A thread that has used so much within a glance is running now, not waiting."""
 # Linux's clock id for the CPU time of one thread (MAKE_THREAD_CPUCLOCK, CPUCLOCK_SCHED in linux/posix-timers.h).
 _THREAD_CPU_CLOCK: Final = 6
 
@@ -34,7 +38,7 @@ class SelfProfiler:
     def profile(self, seconds: float, *, stop: threading.Event | None = None) -> bytes:
         """The gzipped pprof profile of the next ``seconds``, or of the time until ``stop`` is set.
 
-        Its values are how often a thread was found to have used CPU since the look before, and how much it had used.
+        Its values are how often a thread was found running, and how much CPU it had used since it was found before.
         The calling thread, which does the looking, is left out.
 
         Raises:
@@ -44,8 +48,8 @@ class SelfProfiler:
             raise ProfilerInUse("Could not enable CPU profiling: cpu profiling already in use")
         interval = sys.getswitchinterval()
         try:
-            # A look waits until the running thread gives the interpreter up. At 5 ms, that is mostly where the thread
-            # goes to wait for something, and what it had computed would be counted as waiting.
+            # The sampler gets its turn only when the running thread gives the interpreter up: soon, please, or it would
+            # be seen where it goes to wait.
             sys.setswitchinterval(min(interval, _SWITCH_SECONDS))
             time_nanos = self._wall_nanos()
             begin = time.monotonic()
@@ -79,37 +83,39 @@ class _Sampler:
         self._counts: dict[tuple[tuple[_Place, ...], str], list[int]] = defaultdict(lambda: [0, 0])
         # By the code's identity, as comparing code takes long; the code is kept so that no other can have its id.
         self._functions: dict[int, tuple[Function, CodeType]] = {}
-        self._used: dict[int, int] = {}
         self._own = threading.get_ident()
-        self._busy_threads()
+        self._charged = {thread: used for thread, (used, _) in self._clocks().items()}
+        """CPU time of each thread that is accounted for, in nanoseconds."""
 
     def look(self) -> None:
-        """Count the stack of each thread that used CPU since the last look."""
-        busy = self._busy_threads()
-        frames = sys._current_frames()
-        for thread, nanos in busy:
-            frame = frames.pop(thread.ident or 0, None)
-            if frame is not None:
-                count = self._counts[self._stack(frame), thread.name]
-                count[0] += 1
-                count[1] += nanos
+        """Count the stack of each thread that is running now.
 
-    def _busy_threads(self) -> list[tuple[threading.Thread, int]]:
-        """Threads that used CPU since this was last asked, and the nanoseconds they used."""
-        before, self._used = self._used, {}
-        busy = []
-        for thread in threading.enumerate():
-            if thread.native_id is None or thread.ident == self._own:
+        A thread that used CPU but waits now would be counted where it waits: what it used goes to where it is found
+        running next.
+        """
+        before = self._clocks()
+        time.sleep(_GLANCE_SECONDS)
+        now = self._clocks()
+        frames = sys._current_frames()
+        for thread, (used, name) in now.items():
+            frame = frames.pop(thread, None)
+            if frame is None or used - before.get(thread, (used, name))[0] < _RUNNING_NANOS:
                 continue
-            try:
+            count = self._counts[self._stack(frame), name]
+            count[0] += 1
+            count[1] += used - self._charged.get(thread, 0)
+            self._charged[thread] = used
+
+    def _clocks(self) -> dict[int, tuple[int, str]]:
+        """CPU time in nanoseconds and name of each thread, by its identity."""
+        clocks = {}
+        for thread in threading.enumerate():
+            if thread.native_id is None or thread.ident is None or thread.ident == self._own:
+                continue
+            with suppress(OSError):  # it ended just now
                 used = time.clock_gettime_ns(~thread.native_id << 3 | _THREAD_CPU_CLOCK)
-            except OSError:
-                continue  # it ended just now
-            self._used[thread.native_id] = used
-            nanos = used - before.get(thread.native_id, 0)
-            if nanos > 0:
-                busy.append((thread, nanos))
-        return busy
+                clocks[thread.ident] = used, thread.name
+        return clocks
 
     def _stack(self, frame: FrameType | None) -> tuple[_Place, ...]:
         stack = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,20 @@ from nodeobs.selfprofile import SelfProfiler
 def burn_cycles(stop: threading.Event) -> None:
     while not stop.is_set():
         sum(range(2000))
+
+
+def compute() -> int:
+    total = 0
+    for number in range(30_000):
+        total += number * number
+    return total
+
+
+def compute_and_wait(stop: threading.Event) -> None:
+    with select.epoll() as poll:
+        while not stop.is_set():
+            compute()
+            poll.poll(0.002)
 
 
 def sleep_through(stop: threading.Event) -> None:
@@ -69,6 +84,17 @@ def test_the_values_are_cpu_time_that_was_used(profile: Profile) -> None:
     nanos = sum(sample.values[1] for sample in profile.samples)
     assert 0 < nanos <= profile.duration_nanos * 1.5
     assert 0 < counted <= 2 * 101
+
+
+def test_what_was_computed_is_not_counted_where_the_thread_waits() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=compute_and_wait, args=(stop,))
+    thread.start()
+    table = top(read(SelfProfiler().profile(1.5)))
+    stop.set()
+    thread.join()
+    shares = {row.name.rpartition(".")[2]: row.flat_percent for row in table.rows}
+    assert shares.get("compute", 0) > 25, shares
 
 
 def test_it_is_a_cpu_profile_like_gos(profile: Profile) -> None:
