@@ -51,9 +51,16 @@ class Kept:
             if not found.state.final:
                 collection = _interrupted(found, self._now())
                 logger.warning("collection %s was interrupted by a restart of the agent", found.id)
-                self._storage.save(collection)
+                self._save_recovered(collection)
             self._collections[collection.id] = collection
             self._add_bytes(_size(collection))
+
+    def _save_recovered(self, collection: Collection) -> None:
+        try:
+            self._storage.save(collection)
+        except AgentError as error:
+            # A full disk must not keep the agent from starting; the next start finds the collection once more.
+            logger.warning("state of collection %s could not be written: %s", collection.id, error)
 
     def get(self, identifier: str) -> Collection | None:
         """The collection, if it is kept."""

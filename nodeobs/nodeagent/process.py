@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _THREADS: Final = 4
 _BACKLOG: Final = 2048
+_TLS_BUFFER: Final = 32_768
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -108,6 +109,7 @@ class _Listener(Server):
             log_config=None,
             log_level="error",
             access_log=False,
+            workers=1,
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=75,
@@ -180,12 +182,15 @@ def _announce(settings: AgentSettings, listener: socket.socket) -> None:
 
 
 def prepare_process() -> None:
-    """What only a process of the agent's own may change: file limit, and the end by signal."""
+    """What only a process of the agent's own may change: limits, and the end by signal."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # asyncio holds 256 KiB for each TLS connection from its first byte: anyone could fill the memory with a few
+    # hundred. TLS itself needs 16 KiB.
+    asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER  # type: ignore[attr-defined]
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again when it has ended; the process is then to exit by itself, with 0.
-        signal.signal(number, lambda *_: None)
+        # Before uvicorn has its own handlers, and again when it has ended: it raises the signal once more then.
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def _now() -> datetime:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import ssl
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -78,3 +80,19 @@ def agent(shared_agent: AgentProcess, target: PprofTarget) -> Iterator[AgentProc
 def own_agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
     """The same, for this test only."""
     return run_agent("--target", f"api={target.url}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,13 @@ def issue(folder: Path, *names: str) -> Certificates:
     paths.cert_file.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(paths.key_file)
     return paths
+
+
+def fill(path: Path) -> None:
+    """Take all the space there is left on its file system."""
+    with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
 
 
 class AgentProcess:

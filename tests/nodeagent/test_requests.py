@@ -132,7 +132,7 @@ def test_what_is_no_http_is_closed(untouched: AgentProcess, raw: bytes) -> None:
 def connection(agent: AgentProcess) -> socket.socket:
     host, _, port = agent.url.removeprefix("http://").partition(":")
     sock = socket.create_connection((host, int(port)), timeout=30)
-    sock.settimeout(30)
+    sock.settimeout(60)
     return sock
 
 
@@ -158,7 +158,7 @@ def test_a_thousand_idle_and_half_sent_connections_stall_nothing_and_are_closed(
         for thread in closed:
             thread.start()
         for thread in closed:
-            thread.join(25)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in closed)
     eventually(lambda: untouched.sample("process_open_fds") < 60, "every connection is closed")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.pprof_target import PprofTarget, hang, sample_profile, stream
-from tests.nodeagent.helpers import AgentFactory, AgentProcess, eventually
+from tests.nodeagent.helpers import AgentFactory, AgentProcess, eventually, fill
 
 
 @pytest.fixture
@@ -147,3 +147,22 @@ def test_a_file_that_vanishes_meanwhile_is_not_found(agent: AgentProcess, tmp_pa
     agent.collect("run-1")
     (tmp_path / "storage" / "run-1" / "api-cpu.pb.gz").unlink()
     assert agent.client.get("/v1/collections/run-1/files/api-cpu.pb.gz").status_code == 404
+
+
+def test_a_full_disk_does_not_keep_it_from_starting(
+    run_agent: AgentFactory, target: PprofTarget, small_disk: Path
+) -> None:
+    first = run_agent("--target", f"api={target.url}", storage=small_disk)
+    begin_half_done(first, target)
+    first.stop(signal.SIGKILL)
+    fill(small_disk / "filler")
+    again = run_agent("--target", f"api={target.url}", storage=small_disk)
+    assert again.client.get("/v1/collections/run-1").json()["reason"] == "AgentRestarted"
+    again.stop()
+
+
+def test_sigterm_while_it_starts_is_not_lost(tmp_path: Path) -> None:
+    for delay in (0.05, 0.15, 0.3):
+        starting = AgentProcess(["--port", "0", "--storage", str(tmp_path)], {}, storage=tmp_path, verify=True)
+        time.sleep(delay)  # whichever moment of the start it hits, the process ends
+        assert starting.stop() in (0, -signal.SIGTERM)

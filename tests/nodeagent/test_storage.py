@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import resource
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +17,7 @@ from nodeobs.nodeagent.kept import MOST_COLLECTIONS, Kept
 from nodeobs.nodeagent.metrics import AgentMetrics
 from nodeobs.nodeagent.storage import Storage
 from tests.fakes.pprof_target import PprofTarget, answer_with, sample_profile, serve, stream
-from tests.nodeagent.helpers import AgentFactory
+from tests.nodeagent.helpers import AgentFactory, fill
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -133,28 +130,6 @@ def test_a_write_that_does_not_fit_is_storage_full(tmp_path: Path) -> None:
         assert not list((tmp_path / "run-1").glob(".*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(4096))
-
-
 def test_a_full_disk_is_a_reason_and_the_agent_goes_on(
     run_agent: AgentFactory, target: PprofTarget, small_disk: Path
 ) -> None:
@@ -168,6 +143,9 @@ def test_a_full_disk_is_a_reason_and_the_agent_goes_on(
     refused = agent.start("run-2")
     assert (refused.status_code, refused.json()["reason"]) == (507, "StorageFull")
     assert agent.client.get("/v1/collections/run-2").status_code == 404
+    agent.stop()
+    agent = run_agent("--target", f"api={target.url}", storage=small_disk)
+    assert agent.client.get("/v1/collections/run-1/files/api-cpu.pb.gz").content == sample_profile()
     (small_disk / "filler").unlink()
     target.behave(serve, "heap")
     assert agent.collect("run-3", profiles=["heap"])["pieces"][0]["state"] == "Done"
