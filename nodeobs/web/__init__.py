@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask
+import structlog
+from flask import Flask, Response, request
 
 from nodeobs.web import alerts, auth, observabilities, ops, outputs, problems, runs
 from nodeobs.web.services import Services
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["create_app"]
 
@@ -21,6 +24,13 @@ def create_app(services: Services) -> Flask:
     app.extensions["nodeobs"] = services
     problems.register(app)
     auth.register(app)
+    app.after_request(_finish)
     for part in (runs, outputs, observabilities, alerts, ops):
         app.register_blueprint(part.blueprint)
     return app
+
+
+def _finish(answer: Response) -> Response:
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    log.debug("answered", method=request.method, path=request.path, status=answer.status_code)
+    return answer

@@ -13,6 +13,7 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityToo
 
 from nodeobs.errors import InvalidInput
 from nodeobs.model import Document, from_builtins, to_builtins
+from nodeobs.web.schemas import explain
 from nodeobs.web.services import services
 
 D = TypeVar("D", bound=Document)
@@ -52,7 +53,10 @@ def read_document(kind: type[D]) -> D:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    document = from_builtins(raw, kind)
+    try:
+        document = from_builtins(raw, kind)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error.detail}{explain(kind, error.pointer)}", pointer=error.pointer) from error
     _refuse_unknown(raw, to_builtins(document), "")
     return document
 

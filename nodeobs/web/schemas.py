@@ -40,6 +40,29 @@ def components(kinds: Iterable[type]) -> dict[str, Any]:
     return schemas
 
 
+def explain(kind: type, pointer: str) -> str:
+    """What is allowed at a place of a document, as the end of a message; empty where its schema says no more."""
+    root = msgspec.json.schema(kind)
+    node = root
+    for step in pointer.split("/")[1:]:
+        node = _follow(root, node)
+        node = node.get("properties", {}).get(step) or node.get("items") or {}
+    node = _follow(root, node)
+    if "enum" in node:
+        return f"; allowed: {', '.join(str(value) for value in node['enum'])}"
+    text = node.get("description", "") if node.get("type") in ("string", "integer") else ""
+    return f" ({text.rstrip('.')})" if text else ""
+
+
+def _follow(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself, where this is a reference to it or a choice between it and null."""
+    node = next((option for option in node.get("anyOf", ()) if option.get("type") != "null"), node)
+    if "$ref" in node:
+        found: dict[str, Any] = root["$defs"][node["$ref"].rpartition("/")[2]]
+        return found
+    return node
+
+
 def _without(schema: dict[str, Any], name: str) -> dict[str, Any]:
     properties = {key: dict(value) for key, value in schema["properties"].items() if key != name}
     return {**schema, "title": "NewRunSpec", "properties": properties}

@@ -93,6 +93,8 @@ def test_fifty_at_once_give_one_run(app: Flask, services: Services, observabilit
         (run_body(trigger={"kind": "alert"}), 422, ["/spec/trigger"]),
         (run_body(profiles=["cpu", "cpu"]), 422, ["/spec/profiles", "twice"]),
         (run_body(durationSeconds=0), 422, ["/spec/durationSeconds"]),
+        (run_body(profiles=["gpu"]), 422, ["/spec/profiles/0", "allowed: ", "goroutine"]),
+        (run_body("Upper"), 422, ["/metadata/name", "(Lower-case RFC 1123"]),
         (run_body(durationSeconds="30"), 422, ["/spec/durationSeconds"]),
         (run_body("../../etc"), 422, ["/metadata/name"]),
         (run_body("x" * 300), 422, ["/metadata/name"]),
