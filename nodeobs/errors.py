@@ -172,4 +172,4 @@ class ProfileError(NodeobsError):
 
 
 class ProfilerInUse(NodeobsError):
-    """This process is being profiled already; the text is Go's."""
+    """The process is being profiled already; the text is Go's."""
