@@ -173,6 +173,21 @@ def test_cancelling_stops_the_agents_and_keeps_what_is_here(drive: Drive, full_b
     asyncio.run(run())
 
 
+def test_a_run_that_is_cancelled_from_the_beginning_ends_at_once(drive: Drive) -> None:
+    drive.plan = replace(drive.plan, duration_seconds=60)
+    drive.cancelled.set()
+
+    async def run() -> None:
+        async with Fleet(Behaviour(), Behaviour()) as fleet:
+            async with asyncio.timeout(10):
+                outcomes = await drive.over(fleet)
+            assert [agent.started_at for agent in fleet.agents] == [[], []]
+        assert [outcome.reason for outcome in outcomes] == [FailureReason.CANCELLED] * 2
+        assert drive.events == ["started"]
+
+    asyncio.run(run())
+
+
 def test_handing_over_leaves_the_agents_at_work_and_another_driver_goes_on(drive: Drive) -> None:
     """Nothing starts twice, what was fetched is not fetched again, and an agent that was not told yet starts."""
     drive.plan = replace(drive.plan, targets=("crio", "kubelet"))
