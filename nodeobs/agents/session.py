@@ -28,6 +28,8 @@ T = TypeVar("T")
 Sink = Callable[[Agent, PieceResult, Path], Awaitable[None]]
 """Checks a fetched file and stores it; raises AgentError where it fails that piece."""
 
+_FIRST_LOOK = 1.0
+"""Seconds after an agent's start."""
 _LONG_POLL = 25
 """Seconds; agents hold an answer no longer than 30."""
 
@@ -143,13 +145,19 @@ class Session:
         return collection
 
     async def _collect(self, client: AgentClient, collection: Collection) -> None:
-        """Wait for the end, without asking before it is near, and fetch what there is."""
+        """Wait for the end and fetch what there is.
+
+        The agent is asked soon after its start, as one that can deliver nothing says so at once, and then not before
+        its end is near.
+        """
         work, loop, plan = self._work, self._loop, self._work.plan
         grace = work.patience.unreachable_grace
         # Shorter than the grace, so that an agent that has vanished is told from one that has nothing new to say.
         wait = max(1, min(_LONG_POLL, int(grace / 2)))
         end = loop.time() + self._remaining(collection)
-        ask_at = end - work.connector.randomness.uniform(0, work.poll_spread)
+        spread = work.connector.randomness.uniform(0, work.poll_spread)
+        near_end = end - spread
+        ask_at = min(end - plan.duration_seconds + _FIRST_LOOK + spread, near_end)
         while True:
             self._started_at = self._service_time(collection.started_at)
             self._late = collection.late
@@ -163,7 +171,8 @@ class Session:
                 until=max(end, loop.time()) + grace,
             )
             # The agent is to hold its answer; one that does not is still not hammered.
-            ask_at = max(ask_at, loop.time() - wait) + wait * work.connector.randomness.uniform(0.9, 1.0)
+            again_at = max(ask_at, loop.time() - wait) + wait * work.connector.randomness.uniform(0.9, 1.0)
+            ask_at = max(again_at, near_end)
 
     async def _deliver(self, client: AgentClient, piece: PieceResult) -> None:
         work = self._work

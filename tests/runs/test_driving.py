@@ -139,6 +139,18 @@ def test_a_run_without_any_data_fails_and_says_why(world: World) -> None:
     assert world.outputs.read_manifest(run.metadata.uid) is not None
 
 
+def test_a_run_that_can_bring_nothing_does_not_take_its_whole_time(world: World) -> None:
+    failing = {"kubelet": FailureReason.TARGET_UNAVAILABLE}
+    world.agents(Behaviour(failing=failing, profile_seconds=0.2), Behaviour(start_status=401))
+    world.lead()
+    run = world.wait(world.store.create(make_run(duration_seconds=300)), seconds=30)
+    assert run.status.phase is Phase.FAILED
+    assert [agent.reason for agent in run.status.failed_agents] == [
+        FailureReason.TARGET_UNAVAILABLE,
+        FailureReason.UNAUTHORIZED,
+    ]
+
+
 def test_nodes_that_are_not_known_are_never_left_out(world: World) -> None:
     world.agents(Behaviour())
     world.lead()
