@@ -88,6 +88,11 @@ class Resource(Document, frozen=True, kw_only=True):
 
     metadata: Metadata
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is only kept for the record; there can be many such, and they can be large."""
+        return False
+
 
 class TargetSpec(Document, frozen=True, kw_only=True):
     """A target that the agents of a NodeObservability may profile; at most one of ``url`` and ``socket``."""
@@ -217,6 +222,11 @@ class Run(Resource, frozen=True, kw_only=True):
 
     spec: RunSpec
     status: RunStatus = field(default_factory=RunStatus)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its phase is a final one."""
+        return self.status.phase.final
 
     @property
     def key(self) -> str:

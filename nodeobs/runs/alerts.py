@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
@@ -94,17 +95,21 @@ def answer(
 
 def _settle(trigger: str, ask: Callable[..., Plan], store: Store, admit: Callable[[Run], Admit]) -> Plan:
     """Carry out one trigger's plan; where another replica was faster, make another that knows its Run."""
+    # Finished Runs can be many and large. The record has what they answered; those that matter beside it are found
+    # by name.
+    looked_at: dict[str, Run] = {}
     for _ in range(_TRIES):
-        record = _record(store, trigger)
-        # Redeliveries are the common case, and the record alone answers them: the Runs can be many.
-        planned = ask(history=recall(trigger, runs=(), record=record))
-        if planned.run is not None or _rests_on_a_rejected_run(store, planned):
-            planned = ask(history=recall(trigger, runs=store.list(Run), record=record))
+        looked_at |= {run.key: run for run in store.list(Run, unfinished=True)}
+        planned = ask(history=recall(trigger, runs=looked_at.values(), record=_record(store, trigger)))
+        if rejected := _rejected(store, planned, looked_at):
+            looked_at |= rejected
+            continue
         if planned.run is None:
             return planned
         try:
             store.create(planned.run, admit=admit(planned.run))
         except AlreadyExists:
+            looked_at |= _find(store, [planned.run.key])
             continue
         except RunInProgress as error:
             return _without_run(planned, Outcome.RUN_IN_PROGRESS, run=error.holder, message=str(error))
@@ -119,15 +124,21 @@ def _settle(trigger: str, ask: Callable[..., Plan], store: Store, admit: Callabl
     )
 
 
-def _rests_on_a_rejected_run(store: Store, planned: Plan) -> bool:
-    for run in {verdict.run for verdict in planned.verdicts if verdict.run}:
-        namespace, name = run.split("/")
-        try:
-            if store.get(Run, name, namespace).status.phase is Phase.REJECTED:
-                return True
-        except NotFound:
-            continue
-    return False
+def _rejected(store: Store, planned: Plan, looked_at: Mapping[str, Run]) -> dict[str, Run]:
+    """Runs that the plan rests on, and that were rejected since the record was written: they answered nothing."""
+    rests_on = {verdict.run for verdict in planned.verdicts if verdict.run and verdict.run not in looked_at}
+    found = _find(store, rests_on - {planned.run.key if planned.run else None})
+    return {key: run for key, run in found.items() if run.status.phase is Phase.REJECTED}
+
+
+def _find(store: Store, keys: Iterable[str | None]) -> dict[str, Run]:
+    """Those of the Runs that there still are, by ``namespace/name``."""
+    found = {}
+    for key in filter(None, keys):
+        namespace, name = key.split("/")
+        with suppress(NotFound):
+            found[key] = store.get(Run, name, namespace)
+    return found
 
 
 def _without_run(planned: Plan, outcome: Outcome, *, run: str | None, message: str) -> Plan:

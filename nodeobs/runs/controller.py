@@ -108,14 +108,14 @@ class Controller:
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
         """Act on every change until the watch ends or fails."""
         snapshot = self._store.snapshot(Run)
-        runs = {run.metadata.uid: run for run in snapshot.items}
+        runs = {run.metadata.uid: run for run in snapshot.items if not run.finished}
         self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
         self._reconcile(runs.values(), claim, threads)
         since = snapshot.revision
         while not stop.is_set():
             for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS):
                 since = change.revision
-                if change.type is ChangeType.DELETED:
+                if change.type is ChangeType.DELETED or change.object.finished:
                     runs.pop(change.object.metadata.uid, None)
                 else:
                     runs[change.object.metadata.uid] = change.object

@@ -81,7 +81,7 @@ class Housekeeping:
             log.info("output deleted", uid=uid)
 
     def _active(self) -> set[str]:
-        return {run.metadata.uid for run in self._store.list(Run) if not run.status.phase.final}
+        return {run.metadata.uid for run in self._store.list(Run, unfinished=True)}
 
     def _try(self, task: Callable[[], None]) -> None:
         try:

@@ -30,7 +30,7 @@ def admit(run: Run, *, now: Callable[[], datetime]) -> Admit:
 
     def check(reader: Reader) -> None:
         may_exist(run, observability=_find(reader, run.spec.node_observability_ref.name))
-        may_start(run, runs=reader.list(Run), now=now())
+        may_start(run, runs=reader.list(Run, unfinished=True), now=now())
 
     return check
 
@@ -70,7 +70,7 @@ def may_start(run: Run, *, runs: Iterable[Run], now: datetime) -> None:
     """
     for other in runs:
         same = other.key == run.key
-        if not same and not other.status.phase.final and _parent(other) == _parent(run):
+        if not same and not other.finished and _parent(other) == _parent(run):
             raise RunInProgress(
                 f"Run {other.key} on the NodeObservability {_parent(run)!r} is {other.status.phase.value} "
                 f"since {_age(other, now)} s; one Run at a time: wait for it or cancel it",
@@ -108,7 +108,7 @@ def settle(runs: Sequence[Run]) -> Settlement:
     """
     holders: dict[str, Run] = {}
     rejected: list[tuple[Run, Run]] = []
-    for run in sorted((run for run in runs if not run.status.phase.final), key=_precedence):
+    for run in sorted((run for run in runs if not run.finished), key=_precedence):
         holder = holders.setdefault(_parent(run), run)
         if holder is not run:
             rejected.append((run, holder))

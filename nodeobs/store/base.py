@@ -24,8 +24,8 @@ class Reader(Protocol):
             StoreUnavailable: the store cannot be read now.
         """
 
-    def list(self, kind: type[R]) -> Sequence[R]:
-        """All objects of that kind, oldest first.
+    def list(self, kind: type[R], *, unfinished: bool = False) -> Sequence[R]:
+        """All objects of that kind, oldest first; ``unfinished`` leaves out those that are finished, unread.
 
         Raises:
             StoreUnavailable: the store cannot be read now.

@@ -19,9 +19,9 @@ _IDLE_CONNECTIONS = 8
 _SCHEMA = (
     """CREATE TABLE objects (
         kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
-        created INTEGER NOT NULL, document BLOB NOT NULL,
+        created INTEGER NOT NULL, finished INTEGER NOT NULL, document BLOB NOT NULL,
         PRIMARY KEY (kind, namespace, name))""",
-    "CREATE INDEX objects_by_age ON objects (kind, created)",
+    "CREATE INDEX objects_by_age ON objects (kind, finished, created)",
     # "total" is the size of all changes up to this one: the newest may be kept by size without adding them up.
     """CREATE TABLE changes (
         revision INTEGER PRIMARY KEY, kind TEXT NOT NULL, type TEXT NOT NULL,

@@ -42,11 +42,13 @@ class Reader:
         except InvalidInput as error:
             raise _damaged(kind, name, namespace, error) from error
 
-    def list(self, kind: type[R]) -> Sequence[R]:
-        """All objects of that kind, oldest first."""
+    def list(self, kind: type[R], *, unfinished: bool = False) -> Sequence[R]:
+        """All objects of that kind, oldest first, or those of them that are not finished."""
         # A document that someone turned into text or a number is a document that cannot be read, not an SQL error.
         rows = self._connection.execute(
-            "SELECT name, namespace, CAST(document AS BLOB) FROM objects WHERE kind = ? ORDER BY created", (kind.KIND,)
+            "SELECT name, namespace, CAST(document AS BLOB) FROM objects WHERE kind = ? AND finished <= ? "
+            "ORDER BY created",
+            (kind.KIND, not unfinished),
         )
         found = (decode(stored, kind, label(kind, name, namespace)) for name, namespace, stored in rows)
         return tuple(resource for resource in found if resource is not None)
@@ -125,8 +127,8 @@ def add(connection: sqlite3.Connection, resource: Resource, encoded: bytes) -> N
     """Insert a new object, and the change."""
     kind, data = type(resource), resource.metadata
     connection.execute(
-        "INSERT INTO objects (kind, namespace, name, created, document) VALUES (?, ?, ?, ?, ?)",
-        (kind.KIND, data.namespace, data.name, int(data.resource_version), encoded),
+        "INSERT INTO objects (kind, namespace, name, created, finished, document) VALUES (?, ?, ?, ?, ?, ?)",
+        (kind.KIND, data.namespace, data.name, int(data.resource_version), resource.finished, encoded),
     )
     _record(connection, ChangeType.ADDED, kind, encoded)
 
@@ -140,8 +142,8 @@ def replace_object(connection: sqlite3.Connection, resource: R, *, gone: bool) -
         remove(connection, kind, data.name, data.namespace, last=encoded)
         return resource
     connection.execute(
-        "UPDATE objects SET document = ? WHERE kind = ? AND namespace = ? AND name = ?",
-        (encoded, kind.KIND, data.namespace, data.name),
+        "UPDATE objects SET finished = ?, document = ? WHERE kind = ? AND namespace = ? AND name = ?",
+        (resource.finished, encoded, kind.KIND, data.namespace, data.name),
     )
     _record(connection, ChangeType.MODIFIED, kind, encoded)
     return resource

@@ -49,10 +49,10 @@ class SqliteStore:
         with self._database.connection() as connection:
             return rows.Reader(connection).get(kind, name, namespace)
 
-    def list(self, kind: type[R]) -> Sequence[R]:
-        """All objects of that kind, oldest first."""
+    def list(self, kind: type[R], *, unfinished: bool = False) -> Sequence[R]:
+        """All objects of that kind, oldest first; see :class:`~nodeobs.store.base.Reader`."""
         with self._database.connection() as connection:
-            return rows.Reader(connection).list(kind)
+            return rows.Reader(connection).list(kind, unfinished=unfinished)
 
     def snapshot(self, kind: type[R]) -> Snapshot[R]:
         """A consistent list, and the revision it was made at."""

@@ -73,8 +73,8 @@ def delete(name: str) -> Response:
     refuse_unknown_queries()
     store = services().store
     store.get(NodeObservability, name)
-    for run in store.list(Run):
-        if run.spec.node_observability_ref.name == name and not run.status.phase.final:
+    for run in store.list(Run, unfinished=True):
+        if run.spec.node_observability_ref.name == name:
             detail = f"Run {run.key} on it is {run.status.phase.value}; wait for it or cancel it first"
             return problem(409, detail, kind="in-use", holder=run.key)
     store.delete(NodeObservability, name)

@@ -263,6 +263,16 @@ class TestList:
         store.update(with_phase(store.get(Run, "c", NS), Phase.RUNNING))
         assert [run.metadata.name for run in store.list(Run)] == ["c", "a", "b"]
 
+    def test_without_those_that_are_finished(self, store: Store) -> None:
+        first, second = store.create(make_run("first")), store.create(make_run("second"))
+        store.create(make_run("third", phase=Phase.FAILED))
+        going = store.update(with_phase(second, Phase.RUNNING))
+        store.update(with_phase(first, Phase.SUCCEEDED))
+        assert store.list(Run, unfinished=True) == (going,)
+        assert len(store.list(Run)) == 3
+        observability = store.create(make_observability())
+        assert store.list(NodeObservability, unfinished=True) == (observability,)
+
     def test_a_snapshot_and_the_changes_after_it_miss_nothing(self, store: Store) -> None:
         names = [f"run-{number}" for number in range(60)]
         writer = threading.Thread(target=lambda: [store.create(make_run(name)) for name in names])
