@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -49,9 +50,13 @@ class AgentConnector:
         self.now = now
         self.randomness = randomness
         self._scheme = "https" if tls else "http"
-        self._authority = WatchedFile(ca_file, read_authority) if tls and ca_file else None
         # Made once and always given: httpx would load the system's authorities anew for every client.
-        self._context = ssl.create_default_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context: Callable[[], ssl.SSLContext]
+        if tls and ca_file:
+            self._context = WatchedFile(ca_file, read_authority).get
+        else:
+            context = ssl.create_default_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._context = lambda: context
         self._token = WatchedFile(token_file, read_token) if token_file else None
 
     @asynccontextmanager
@@ -59,7 +64,7 @@ class AgentConnector:
         """A client for one agent; it connects with its first request and keeps that connection."""
         http = httpx.AsyncClient(
             base_url=httpx.URL(scheme=self._scheme, host=agent.host, port=agent.port),
-            verify=self._authority.get() if self._authority else self._context,
+            verify=self._context(),
             headers={"accept-encoding": "identity", "user-agent": f"nodeobs/{__version__}"},
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None),
             timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
@@ -97,6 +102,7 @@ class AgentClient:
         self.agent = agent
         self._http = http
         self._connector = connector
+        self._stream: Any = None
 
     async def start(self, request: CollectionRequest, *, limit: float) -> Started | None:
         """Start a collection, or find it started; None: the agent does not know ``/v1``."""
@@ -139,7 +145,9 @@ class AgentClient:
         """A file's bytes as a stream. Errors of the network while it is read are typed as well."""
         path = f"/v1/collections/{run_uid}/files/{name}"
         try:
-            async with self._http.stream("GET", path, headers=headers | self._connector.credentials()) as response:
+            async with self._http.stream(
+                "GET", path, headers=headers | self._connector.credentials(), extensions={"trace": self._trace}
+            ) as response:
                 if response.status_code not in (200, 206, 416):
                     raise failures.from_status(self.agent, response.status_code, await self._read(response))
                 yield response
@@ -163,13 +171,23 @@ class AgentClient:
         try:
             async with (
                 asyncio.timeout(limit),
-                self._http.stream(method, path, content=content, params=params, headers=headers) as response,
+                self._http.stream(
+                    method, path, content=content, params=params, headers=headers, extensions={"trace": self._trace}
+                ) as response,
             ):
                 return Answer(response.status_code, await self._read(response))
         except TimeoutError as error:
             raise failures.silent(self.agent, limit) from error
         except _BROKEN as error:
             raise failures.from_transport(self.agent, error) from error
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        # httpcore forgets a connection whose TLS handshake is cancelled, by a limit or by the Run's end: it would stay
+        # open until the garbage collector comes by.
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.failed":
+            await self._stream.aclose()
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()

@@ -15,6 +15,9 @@ from nodeobs.model import Document, FailureReason, decode_json
 
 _LONGEST = 300
 
+_NOT_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""The other side went away, or is slow: a broken connection and not a wrong certificate."""
+
 
 def clean(text: str) -> str:
     """Text from an agent, made fit for messages: one line, printable, at most 300 characters."""
@@ -25,9 +28,8 @@ def clean(text: str) -> str:
 def from_transport(agent: Agent, error: httpx.TransportError | ssl.SSLError) -> AgentError:
     """Why there is no answer."""
     causes = _causes(error)
-    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
-    # A peer that goes away in the middle of the handshake is a broken connection, not a wrong certificate.
-    if tls is not None and not isinstance(tls, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NOT_TLS)), None)
+    if tls is not None:
         return AgentError(FailureReason.TLS_FAILURE, f"{agent}: {_tls(tls)}")
     if isinstance(error, httpx.ProtocolError):
         return AgentUnavailable(

@@ -47,6 +47,7 @@ async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has
     collection as cancelling the task does, and is raised here. Names of the agents must be unique.
     """
     run = _Run(agents, plan, connector=connector, spool=spool, sink=sink, patience=patience)
+    failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             herald = group.create_task(run.announce(on_started, on_retrieving))
@@ -59,7 +60,9 @@ async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has
             await herald
     except BaseExceptionGroup as errors:
         # Only the two callbacks can raise: sessions turn everything into an outcome.
-        raise errors.exceptions[0] from errors
+        failure = errors.exceptions[0]
+    if failure is not None:
+        raise failure
     if run.unwanted:
         await _drop(run.unwanted, plan.run_uid, connector, patience)
     return tuple(session.outcome() for session in run.sessions)
@@ -168,6 +171,9 @@ async def _drop(agents: Sequence[Agent], run_uid: str, connector: AgentConnector
             log.info(
                 "an agent could not be told to drop a collection; it expires there", node=agent.name, error=str(error)
             )
+        except Exception:
+            # The edge of this agent's task: the others are told all the same.
+            log.exception("telling an agent to drop a collection failed", node=agent.name)
 
     async with asyncio.TaskGroup() as group:
         for agent in agents:

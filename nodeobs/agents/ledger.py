@@ -20,6 +20,8 @@ from nodeobs.model import (
     replace,
 )
 
+_LONGEST_SECONDS = 86400.0
+
 Key = tuple[str, ProfileType]
 
 
@@ -108,8 +110,12 @@ class Ledger:
             started_at = piece.started_at - offset if piece.started_at else None
         except OverflowError as error:
             raise failures.bad_response(self._agent, f"its clock shows {piece.started_at}") from error
-        return replace(piece, reason=None, message=message, started_at=started_at)
+        # One agent's absurd figure must not spoil a metric that sums over all.
+        seconds = min(max(piece.seconds, 0.0), _LONGEST_SECONDS)
+        return replace(piece, reason=None, message=message, started_at=started_at, seconds=seconds)
 
 
 def _failed(piece: PieceResult, reason: FailureReason, message: str) -> PieceResult:
-    return replace(piece, state=PieceState.FAILED, file=None, reason=reason, message=message, started_at=None)
+    return replace(
+        piece, state=PieceState.FAILED, file=None, reason=reason, message=message, started_at=None, seconds=0.0
+    )

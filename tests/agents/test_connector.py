@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import ssl
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 import structlog
 
 from nodeobs.agents.agent import Agent
+from nodeobs.agents.reload import read_authority
 from nodeobs.errors import ConfigurationError
 from nodeobs.model import FailureReason
 from tests.agents.driving import PAST, Drive, connector, quick, rows
-from tests.fakes.agent_simulator import Behaviour, Fleet, issue_certificate
+from tests.fakes.agent_simulator import Behaviour, Fleet, issue_certificate, server_context
 
 SECRET = "s3cr3t-t0ken"
 
@@ -180,11 +183,92 @@ def test_the_token_appears_nowhere_but_in_the_header(
     assert SECRET not in caplog.text
 
 
-def test_old_versions_of_tls_are_not_spoken(drive: Drive, certificate: tuple[Path, Path]) -> None:
-    ca_file, _ = certificate
+def test_an_agent_that_wants_a_certificate_of_ours_is_a_tls_failure(
+    drive: Drive, certificate: tuple[Path, Path]
+) -> None:
+    """With TLS 1.3 its refusal comes after the handshake, when the answer is read."""
+    ca_file, pem = certificate
     drive.connector = connector(tls=True, ca_file=ca_file)
-    context = drive.connector._authority.get()  # type: ignore[union-attr]
-    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    context = server_context(pem)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def demand(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = context.wrap_bio(incoming, outgoing, server_side=True)
+        while data := await reader.read(2**16):
+            incoming.write(data)
+            with suppress(ssl.SSLError):
+                server.do_handshake()
+            writer.write(outgoing.read())
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(demand, "127.0.0.1", 0) as server:
+            (outcome,) = await drive.run([Agent("node-0", "127.0.0.1", server.sockets[0].getsockname()[1])])
+        assert outcome.reason is FailureReason.TLS_FAILURE
+        assert "certificate required" in outcome.message
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_goes_away_in_the_handshake_is_unreachable_and_tried_again(
+    drive: Drive, certificate: tuple[Path, Path]
+) -> None:
+    drive.connector = connector(tls=True, ca_file=certificate[0])
+    drive.patience = replace(drive.patience, connect=1.0)
+    accepted: list[int] = []
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(1)
+        await reader.read(1)
+        if len(accepted) % 2:
+            writer.transport.abort()
+        else:
+            writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(leave, "127.0.0.1", 0) as server:
+            (outcome,) = await drive.run([Agent("node-0", "127.0.0.1", server.sockets[0].getsockname()[1])])
+        assert outcome.reason is FailureReason.UNREACHABLE
+        assert "cannot connect" in outcome.message
+        assert len(accepted) > 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("deadline", [0.5, 30.0])
+def test_a_handshake_that_hangs_leaves_no_connection_behind(
+    drive: Drive, certificate: tuple[Path, Path], deadline: float
+) -> None:
+    """Given up by the Run's deadline, and by the limit on starting."""
+    drive.connector = connector(tls=True, ca_file=certificate[0])
+    drive.deadline_seconds, drive.patience = deadline, replace(drive.patience, connect=1.0)
+
+    async def run() -> None:
+        closed = asyncio.Event()
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(2**16):
+                pass
+            closed.set()
+            writer.close()
+
+        async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
+            (outcome,) = await drive.run([Agent("node-0", "127.0.0.1", server.sockets[0].getsockname()[1])])
+            # Only the garbage collector would close it later.
+            gc.disable()
+            try:
+                async with asyncio.timeout(5):
+                    await closed.wait()
+            finally:
+                gc.enable()
+        assert outcome.reason is (FailureReason.TIMEOUT if deadline < 1 else FailureReason.UNREACHABLE)
+
+    asyncio.run(run())
+
+
+def test_old_versions_of_tls_are_not_spoken(certificate: tuple[Path, Path]) -> None:
+    assert read_authority(certificate[0]).minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 def _replace(path: Path, content: bytes) -> None:

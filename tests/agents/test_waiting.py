@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from nodeobs.agents.fanout import purge
+from nodeobs.errors import LeadershipLost
 from nodeobs.model import FailureReason, PieceResult, PieceState, ProfileType
 from tests.agents.driving import PAST, Drive, quick, rows
 from tests.fakes.agent_simulator import Behaviour, Fleet
@@ -240,16 +241,28 @@ def test_recovering_when_the_profiles_are_there_already_does_not_wait(drive: Dri
 
 
 def test_an_error_of_the_drivers_own_is_raised_as_it_is(drive: Drive) -> None:
-    class HandedOver(Exception):
-        pass
-
-    drive.on_started_error = HandedOver()
+    cause = OSError("the store is gone")
+    drive.on_started_error = LeadershipLost("another drives")
+    drive.on_started_error.__cause__ = cause
 
     async def run() -> None:
         async with Fleet(Behaviour()) as fleet:
-            with pytest.raises(HandedOver):
+            with pytest.raises(LeadershipLost) as raised:
                 await drive.over(fleet)
+            assert raised.value.__cause__ is cause
             assert fleet.agents[0].asked("DELETE") == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("said", "kept"), [(-5.0, 0.0), (1e300, 86400.0), (2.5, 2.5)])
+def test_absurd_durations_are_bounded(drive: Drive, said: float, kept: float) -> None:
+    drive.plan = replace(drive.plan, start_at=PAST)
+
+    async def run() -> None:
+        async with Fleet(quick(reported_seconds=said)) as fleet:
+            (outcome,) = await drive.over(fleet)
+        assert outcome.pieces[0].seconds == kept
 
     asyncio.run(run())
 

@@ -21,7 +21,15 @@ import trustme
 
 from tests.fakes.simulated_agent import Behaviour, SimulatedAgent, tiny_profile
 
-__all__ = ["Behaviour", "Fleet", "SimulatedAgent", "SimulatorProcess", "issue_certificate", "tiny_profile"]
+__all__ = [
+    "Behaviour",
+    "Fleet",
+    "SimulatedAgent",
+    "SimulatorProcess",
+    "issue_certificate",
+    "server_context",
+    "tiny_profile",
+]
 
 
 def issue_certificate(folder: Path, *names: str) -> tuple[Path, Path]:

@@ -73,6 +73,8 @@ class Behaviour:
     """Seconds after the start at which it was restarted, and its collection failed."""
     profile_seconds: float | None = None
     """How long profiling takes; default what was asked for."""
+    reported_seconds: float = 1.0
+    """How long it says that profiling took."""
     failing: dict[str, FailureReason] = field(default_factory=dict)
     """Targets that cannot be profiled."""
     edit: dict[str, object] = field(default_factory=dict)
@@ -293,7 +295,9 @@ class SimulatedAgent:
             bytes=len(behaviour.profile),
             sha256=hashlib.sha256(behaviour.profile).hexdigest(),
         )
-        return replace(piece, state=PieceState.DONE, seconds=1.0, file=replace(info, **behaviour.edit))
+        return replace(
+            piece, state=PieceState.DONE, seconds=behaviour.reported_seconds, file=replace(info, **behaviour.edit)
+        )
 
     async def _file(self, name: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         behaviour, body = self.behaviour, self.behaviour.profile
