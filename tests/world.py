@@ -33,6 +33,10 @@ class Agent:
         self.program.wait_until("agent is ready", lambda: is_ok(f"{self.url}/readyz"))
         return self.program
 
+    def stop(self) -> None:
+        """End the process, whichever it is by now."""
+        self.program.kill()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -68,6 +72,10 @@ class Service:
         self.program = Program("service", argv, log=self.folder / "service.log", environ=self.environ)
         self.program.wait_until("service is ready", lambda: is_ok(f"{self.url}/readyz"))
         return self.program
+
+    def stop(self) -> None:
+        """End the process, whichever it is by now."""
+        self.program.kill()
 
     @property
     def url(self) -> str:
