@@ -117,7 +117,11 @@ class NodeAgent:
         return self.get(identifier)
 
     async def delete(self, identifier: str) -> None:
-        """Cancel the collection if it is going, and remove all there is of it. Unknown ones are no error."""
+        """Cancel the collection if it is going, and remove all there is of it. Unknown ones are no error.
+
+        Raises:
+            AgentError: ``Internal``: its files cannot be removed.
+        """
         going, task = self._going, self._task
         if going is not None and task is not None and going.collection.id == identifier:
             await going.accepted.wait()
@@ -204,7 +208,8 @@ class NodeAgent:
         except AgentError as error:
             logger.warning("collection %s is not started: %s", going.collection.id, error)
             going.refusal = error
-            await self._kept.remove(going.collection.id)
+            with contextlib.suppress(AgentError):  # what is left of it is found at the next start
+                await self._kept.remove(going.collection.id)
             self._going = None
             return
         finally:

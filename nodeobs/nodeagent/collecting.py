@@ -132,8 +132,8 @@ class Collecting:
             ) from error
         finally:
             if not stored:
-                part.discard()
                 self._kept.release(part.reserved)
+                part.discard()
         return file
 
     async def _copy(self, target: Target, profile: ProfileType, part: PartFile) -> None:

@@ -89,7 +89,11 @@ class Kept:
             logger.warning("state of collection %s is kept in memory only: %s", collection.id, error)
 
     async def remove(self, identifier: str) -> None:
-        """Remove a collection and its files; one that is not there is no error."""
+        """Remove a collection and its files; one that is not there is no error.
+
+        Raises:
+            AgentError: ``Internal``: they cannot be removed.
+        """
         async with self._disk:
             await self._remove(identifier)
 
@@ -97,7 +101,7 @@ class Kept:
         """Make room for ``size`` more bytes.
 
         Raises:
-            AgentError: ``StorageFull``: what is going takes all there is.
+            AgentError: ``StorageFull``: what is going takes all there is; ``Internal``: an old one cannot be removed.
         """
         async with self._disk:
             removable = [(kept.id, _size(kept)) for kept in self._collections.values() if _size(kept)]
@@ -126,7 +130,10 @@ class Kept:
         surplus = list(self._collections)[: max(0, len(self._collections) - MOST_COLLECTIONS)]
         for identifier in dict.fromkeys([*expired, *surplus]):
             logger.info("collection %s has expired and is removed", identifier)
-            await self.remove(identifier)
+            try:
+                await self.remove(identifier)
+            except AgentError as error:
+                logger.warning("collection %s has expired and stays: %s", identifier, error)
 
     async def _remove(self, identifier: str) -> None:
         await in_thread(self._storage.remove, identifier)

@@ -6,6 +6,7 @@ disk; one process at a time uses the folder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 _STATE_FILE: Final = "collection.json"
 _PART_SUFFIX: Final = ".part"
-_REMOVED_PREFIX: Final = ".removed-"
+# Two characters: a collection's id may have 253, a name on disk 255.
+_REMOVED_PREFIX: Final = ".-"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -118,7 +120,9 @@ class Storage:
             part.replace(folder / _STATE_FILE)
             _sync_folder(folder)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            # Cleaning up must not hide what made it necessary; the next start cleans up as well.
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             raise write_failure(error, folder) from error
 
     def new_file(self, collection: str, name: str) -> PartFile:
@@ -134,7 +138,11 @@ class Storage:
         return self._path(collection) / from_builtins(name, PathSegment)
 
     def remove(self, collection: str) -> None:
-        """Remove a collection; one that is not there is no error."""
+        """Remove a collection; one that is not there is no error.
+
+        Raises:
+            AgentError: ``Internal``: it cannot be removed.
+        """
         folder = self._path(collection)
         # Renamed first: what is left of an interrupted removal must not look like a collection.
         removed = self._folder / f"{_REMOVED_PREFIX}{folder.name}"
@@ -143,6 +151,10 @@ class Storage:
             folder.replace(removed)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise AgentError(
+                FailureReason.INTERNAL, f"{folder}: cannot be removed: {error.strerror or error}"
+            ) from error
         shutil.rmtree(removed, ignore_errors=True)
 
     def _path(self, collection: str) -> Path:
@@ -198,8 +210,8 @@ class PartFile:
 
     def discard(self) -> None:
         """Close and remove what was written; after :meth:`finish` it does nothing."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), self._file:  # the next start cleans up as well
+            self._part.unlink(missing_ok=True)
 
 
 def write_failure(error: OSError, folder: Path) -> AgentError:

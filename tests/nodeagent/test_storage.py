@@ -16,8 +16,9 @@ from nodeobs.model import Collection, CollectionState, FailureReason, FileInfo
 from nodeobs.nodeagent.kept import MOST_COLLECTIONS, Kept
 from nodeobs.nodeagent.metrics import AgentMetrics
 from nodeobs.nodeagent.storage import Storage
+from tests.disks import small_disk
 from tests.fakes.pprof_target import PprofTarget, answer_with, sample_profile, serve, stream
-from tests.nodeagent.helpers import AgentFactory, fill
+from tests.nodeagent.helpers import AgentFactory, AgentProcess, fill
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -128,6 +129,47 @@ def test_a_write_that_does_not_fit_is_storage_full(tmp_path: Path) -> None:
         part.discard()
         assert caught.value.reason is FailureReason.STORAGE_FULL
         assert not list((tmp_path / "run-1").glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_does_not_block_the_agent(
+    run_agent: AgentFactory, target: PprofTarget, tmp_path: Path
+) -> None:
+    agent = run_agent("--target", f"api={target.url}")
+    # Whatever is done in it fails now, also what cleans up after a failure, as on a disk that became read-only.
+    agent.storage.rename(tmp_path / "aside")
+    agent.storage.write_bytes(b"")
+    refused = agent.start("run-1")
+    assert (refused.status_code, refused.json()["reason"]) == (500, "Internal")
+    assert "cannot be written" in refused.json()["detail"]
+    assert agent.client.get("/v1/collections/run-1").status_code == 404
+    agent.storage.unlink()
+    (tmp_path / "aside").rename(agent.storage)
+    assert agent.collect("run-2")["pieces"][0]["state"] == "Done"
+
+
+def test_the_longest_name_can_be_removed(agent: AgentProcess) -> None:
+    longest = "a" * 253
+    agent.collect(longest)
+    assert agent.client.delete(f"/v1/collections/{longest}").status_code == 204
+    assert not (agent.storage / longest).exists()
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> None:
+    async def run(storage: Storage) -> None:
+        clock = Clock()
+        kept = kept_in(storage, clock)
+        for name in ("stuck", "free"):
+            await kept.add(finished(name))
+        # What is in the way of its removal: a folder by the name that it would get, which cannot be removed itself.
+        with small_disk(tmp_path / ".-stuck", megabytes=1):
+            (tmp_path / ".-stuck" / "file").touch()
+            clock.now = NOON + timedelta(days=2)
+            await kept.expire()
+        assert kept.get("stuck") is not None
+        assert kept.get("free") is None
+
+    with Storage(tmp_path) as storage:
+        asyncio.run(run(storage))
 
 
 def test_a_full_disk_is_a_reason_and_the_agent_goes_on(
