@@ -253,7 +253,7 @@ class Driver:
                 results.going(status, phase, message=f"profiling {len(agents)} agents", now=now),
                 start_timestamp=status.start_timestamp or now,
                 agents=agents,
-                failed_agents=tuple(results.failed_agent(outcome) for outcome in selection.missing),
+                failed_agents=results.failed_agents(selection.missing),
                 output=self._around.outputs.location(self.run.metadata.uid),
                 driver=self._claim,
             )
@@ -262,7 +262,7 @@ class Driver:
 
     async def _started(self, outcomes: Sequence[AgentOutcome]) -> None:
         """Move agents that did not start to ``failedAgents``, so that one sees it while the Run goes."""
-        failed = tuple(results.failed_agent(outcome) for outcome in outcomes if outcome.reason is not None)
+        failed = results.failed_agents(outcome for outcome in outcomes if outcome.reason is not None)
         if failed:
             await asyncio.to_thread(self._write, lambda status: results.moved(status, failed))
 

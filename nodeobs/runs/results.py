@@ -7,7 +7,7 @@ wrote it would have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from nodeobs.agents.agent import Agent, AgentOutcome, start_skew
@@ -24,12 +24,16 @@ from nodeobs.model import (
     RunStatus,
     RunSummary,
     TriggerKind,
+    encode_json,
     replace,
 )
 from nodeobs.outputs.manifest import MERGED, Manifest, ManifestRun, MergedFile, NodeResult, Piece
 
 MESSAGE_LIMIT = 256
-"""Characters of a failure's message in a status, which must stay under 1 MiB with 5,000 agents."""
+"""Bytes of JSON that one failure's message has in a status at most; the manifest has all of it."""
+
+MESSAGES_LIMIT = 300 * 1024
+"""Bytes that all agents' messages have together: a status must stay under 1 MiB with 5,000 agents."""
 
 
 def make_manifest(
@@ -85,7 +89,7 @@ def final_status(run: Run, manifest: Manifest) -> RunStatus:
     return replace(
         finished(run.status, phase, reason=phase.value, message=message, now=manifest.finished_at),
         agents=tuple(AgentRef(name=node.name, ip=node.ip, port=node.port) for node in delivered),
-        failed_agents=tuple(_failed_agent(node) for node in failed),
+        failed_agents=_fitting(_failed_agent(node) for node in failed),
         summary=manifest.summary,
         conditions=(
             _condition("Ready", phase is Phase.SUCCEEDED, phase.value, message, manifest.finished_at),
@@ -120,15 +124,17 @@ def going(status: RunStatus, phase: Phase, *, message: str, now: datetime) -> Ru
     )
 
 
-def failed_agent(outcome: AgentOutcome) -> FailedAgent:
-    """An agent that failed, as the status names it."""
-    agent = outcome.agent
-    return FailedAgent(
-        name=agent.name,
-        ip=agent.host,
-        port=agent.port,
-        reason=outcome.reason or FailureReason.INTERNAL,
-        message=_cut(outcome.message),
+def failed_agents(outcomes: Iterable[AgentOutcome]) -> tuple[FailedAgent, ...]:
+    """Agents that failed, as the status names them."""
+    return _fitting(
+        FailedAgent(
+            name=outcome.agent.name,
+            ip=outcome.agent.host,
+            port=outcome.agent.port,
+            reason=outcome.reason or FailureReason.INTERNAL,
+            message=outcome.message,
+        )
+        for outcome in outcomes
     )
 
 
@@ -138,7 +144,7 @@ def moved(status: RunStatus, failed: Sequence[FailedAgent]) -> RunStatus:
     return replace(
         status,
         agents=tuple(agent for agent in status.agents if agent.name not in names),
-        failed_agents=(*(agent for agent in status.failed_agents if agent.name not in names), *failed),
+        failed_agents=_fitting((*(agent for agent in status.failed_agents if agent.name not in names), *failed)),
     )
 
 
@@ -203,7 +209,7 @@ def _piece(node: str, piece: PieceResult, build_ids: Mapping[tuple[str, str], st
 
 def _failed_agent(node: NodeResult) -> FailedAgent:
     reason = node.reason or FailureReason.INTERNAL
-    return FailedAgent(name=node.name, ip=node.ip, port=node.port, reason=reason, message=_cut(node.message))
+    return FailedAgent(name=node.name, ip=node.ip, port=node.port, reason=reason, message=node.message)
 
 
 def _degraded(manifest: Manifest) -> Condition:
@@ -218,7 +224,7 @@ def _degraded(manifest: Manifest) -> Condition:
     missing += [f"merged {file.target} {file.profile}: {file.error}" for file in manifest.merged if file.error]
     if not missing:
         return _condition("Degraded", False, "Complete", "every agent delivered everything", manifest.finished_at)
-    shown = "; ".join(_cut(text) for text in missing[:10])
+    shown = "; ".join(_cut(text, MESSAGE_LIMIT) for text in missing[:10])
     more = f"; and {len(missing) - 10} more, see the manifest" if len(missing) > 10 else ""
     return _condition("Degraded", True, "Incomplete", shown + more, manifest.finished_at)
 
@@ -234,5 +240,31 @@ def _condition(kind: str, value: bool, reason: str, message: str, now: datetime)
     )
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+def _fitting(agents: Iterable[FailedAgent]) -> tuple[FailedAgent, ...]:
+    """The agents, their messages cut so that all of them fit into a status."""
+    agents = tuple(agents)
+    limit = min(MESSAGE_LIMIT, MESSAGES_LIMIT // max(1, len(agents)))
+    return tuple(replace(agent, message=_short(agent, limit)) for agent in agents)
+
+
+def _short(agent: FailedAgent, limit: int) -> str:
+    if _size(agent.message) <= limit:
+        return agent.message
+    # Who failed is told beside it; the rest is worth more.
+    return _cut(agent.message.removeprefix(f"{_agent(agent)}: "), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    if _size(text) <= limit:
+        return text
+    room = limit - _size("…")
+    for end, character in enumerate(text):
+        room -= _size(character)
+        if room < 0:
+            return text[:end] + "…"
+    return text
+
+
+def _size(text: str) -> int:
+    """Bytes of the text in JSON."""
+    return len(encode_json(text)) - 2
