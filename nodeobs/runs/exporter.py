@@ -21,6 +21,8 @@ class RunExporter:
         self._lock = threading.Lock()
         self._targets: set[str] = set()
         self._shown: dict[str, tuple[str, str, str]] = {}
+        self._going: dict[str, str] = {}
+        """Uid of the Run that is going, by NodeObservability."""
 
     def restore(self, runs: Sequence[Run], observabilities: Iterable[NodeObservability]) -> None:
         """Show what the store says happened last, as the leader before this one did."""
@@ -49,14 +51,22 @@ class RunExporter:
             gauge.clear()
         with self._lock:
             self._shown.clear()
+            self._going.clear()
 
     def started(self, run: Run) -> None:
         """Show that a Run is going."""
-        self._metrics.run_in_progress.labels(run.spec.node_observability_ref.name).set(1)
+        parent = run.spec.node_observability_ref.name
+        with self._lock:
+            self._going[parent] = run.metadata.uid
+            self._metrics.run_in_progress.labels(parent).set(1)
 
     def ended(self, run: Run) -> None:
-        """Show that no Run is going."""
-        self._metrics.run_in_progress.labels(run.spec.node_observability_ref.name).set(0)
+        """Show that no Run is going, unless the next one was started meanwhile."""
+        parent = run.spec.node_observability_ref.name
+        with self._lock:
+            if self._going.get(parent) == run.metadata.uid:
+                del self._going[parent]
+                self._metrics.run_in_progress.labels(parent).set(0)
 
     def count(self, run: Run, manifest: Manifest | None) -> None:
         """Count a Run that finished now, with its pieces."""

@@ -111,3 +111,23 @@ def test_a_run_in_progress_is_shown(registry: CollectorRegistry, exporter: RunEx
     assert registry.get_sample_value("nodeobs_run_in_progress", CLUSTER) == 1
     exporter.ended(make_run())
     assert registry.get_sample_value("nodeobs_run_in_progress", CLUSTER) == 0
+
+
+def test_a_run_that_is_cleared_up_after_does_not_hide_the_next_one(
+    registry: CollectorRegistry, exporter: RunExporter
+) -> None:
+    first, second = make_run("first"), make_run("second")
+
+    def in_progress() -> float | None:
+        return registry.get_sample_value("nodeobs_run_in_progress", CLUSTER)
+
+    exporter.started(first)
+    exporter.started(second)
+    exporter.ended(first)
+    assert in_progress() == 1
+    exporter.ended(second)
+    assert in_progress() == 0
+    exporter.started(first)
+    exporter.clear()
+    exporter.ended(first)
+    assert in_progress() is None, "another process leads"
