@@ -1,6 +1,6 @@
 """What a Run takes beyond the time that it profiles: the service and three agents as processes, one JSON line.
 
-python bench/overhead.py [--runs 3] [--seconds 2]
+python -m bench.overhead [--runs 3] [--seconds 2]
 """
 
 from __future__ import annotations

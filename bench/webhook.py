@@ -3,7 +3,7 @@
 For scale, the same load goes to a Flask view that does nothing, on the same server settings. Latencies count from when
 a request was due, so that a stall is seen by all that it delays.
 
-python bench/webhook.py [--rate 100] [--seconds 10]
+python -m bench.webhook [--rate 100] [--seconds 10]
 """
 
 from __future__ import annotations
