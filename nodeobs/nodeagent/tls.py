@@ -24,7 +24,8 @@ class ServerCertificate:
         self.context = _new_context()
         try:
             self._stamp = self._look()
-            self.context.load_cert_chain(cert_file, key_file)
+            # With a password, or OpenSSL would ask the terminal for one.
+            self.context.load_cert_chain(cert_file, key_file, password="")
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"--tls-cert-file {cert_file}, --tls-key-file {key_file}: cannot be used: {error}; "
@@ -38,8 +39,8 @@ class ServerCertificate:
             if stamp == self._stamp:
                 return
             # Tried first: a certificate that does not fit its key would break the context that is in use.
-            _new_context().load_cert_chain(self._cert_file, self._key_file)
-            self.context.load_cert_chain(self._cert_file, self._key_file)
+            _new_context().load_cert_chain(self._cert_file, self._key_file, password="")
+            self.context.load_cert_chain(self._cert_file, self._key_file, password="")
         except (OSError, ValueError) as error:
             logger.warning("the new certificate in %s is not used: %s", self._cert_file, error)
             return

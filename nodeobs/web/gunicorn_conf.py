@@ -12,8 +12,9 @@ from nodeobs.web.server import gunicorn_settings
 
 try:
     _settings = Settings.load(os.environ)
+    _gunicorn_settings = gunicorn_settings(_settings)
 except ConfigurationError as error:
     sys.exit(f"nodeobs: {error}")
 
 configure_logging(_settings.log_level, _settings.log_format)
-globals().update(gunicorn_settings(_settings))
+globals().update(_gunicorn_settings)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import resource
-import ssl
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from nodeobs.settings import Settings
+from nodeobs.web.certificate import ServedCertificate
 from nodeobs.web.services import THREADS
 
 APPLICATION: Final = "nodeobs.web.composition:application()"
@@ -22,7 +21,11 @@ _KEEPALIVE_SECONDS = 310
 
 
 def gunicorn_settings(settings: Settings) -> dict[str, Any]:
-    """Gunicorn's settings by name. One worker: metrics and the driver of Runs live in one process."""
+    """Gunicorn's settings by name. One worker: metrics and the driver of Runs live in one process.
+
+    Raises:
+        ConfigurationError: the certificate or its key cannot be used.
+    """
     return {
         "bind": [settings.bind],
         "workers": 1,
@@ -37,19 +40,21 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "preload_app": False,
         "control_socket_disable": True,
         "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
-        "certfile": str(settings.tls_cert_file) if settings.tls_cert_file else None,
-        "keyfile": str(settings.tls_key_file) if settings.tls_key_file else None,
-        "ssl_context": _tls_context,
         "loglevel": settings.log_level,
         "logger_class": "nodeobs.web.logs.GunicornLogger",
+    } | _tls(settings)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    cert_file, key_file = settings.tls_cert_file, settings.tls_key_file
+    if cert_file is None or key_file is None:
+        return {}
+    certificate = ServedCertificate(cert_file, key_file)
+    return {
+        "certfile": str(cert_file),
+        "keyfile": str(key_file),
+        "ssl_context": lambda _config, _default: certificate.context(),
     }
-
-
-def _tls_context(_: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Context for one connection: made anew each time, so that a rotated certificate is picked up."""
-    context = default()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _raise_file_limit() -> int:

@@ -17,6 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from nodeobs.model import Phase, RunStatus, replace
 from nodeobs.outputs.store import OutputStore
@@ -195,6 +201,31 @@ def test_a_rotated_certificate_is_served_and_plain_http_is_not(tmp_path: Path, a
         assert b"200 OK" not in exchange(service, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with client(service, trust) as http:
             assert http.get("/healthz").status_code == 200
+
+
+def test_a_certificate_that_became_wrong_is_not_taken(tmp_path: Path, authority: trustme.CA) -> None:
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with running(tmp_path, write_certificate(authority, tmp_path)) as service:
+        (tmp_path / "key.pem").write_text("wrong")
+        with client(service, trust) as http:
+            assert http.get("/healthz").status_code == 200
+        assert "the new certificate is not used" in service.program.said()
+
+
+@pytest.mark.parametrize("key", ["another", "encrypted", "none"])
+def test_a_key_that_cannot_be_used_ends_it_with_a_message(tmp_path: Path, authority: trustme.CA, key: str) -> None:
+    environ = write_certificate(authority, tmp_path)
+    another = authority.issue_cert("127.0.0.1").private_key_pem.bytes()
+    secret = BestAvailableEncryption(b"secret")
+    encrypted = load_pem_private_key(another, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+    (tmp_path / "key.pem").write_bytes({"another": another, "encrypted": encrypted, "none": b"wrong"}[key])
+    service = RealService(tmp_path, environ)
+    with service.program:
+        assert service.program.process.wait(60) != 0
+        said = service.program.said()
+        assert "Traceback" not in said
+        assert f"tls_key_file {tmp_path / 'key.pem'}: cannot be used" in said
 
 
 def test_fifty_creates_at_once_give_one_run(service: RealService) -> None:
