@@ -89,7 +89,8 @@ class Controller:
     def _lead(self, claim: DriverClaim, stop: threading.Event) -> None:
         log.info("leading", holder=claim.holder, term=claim.term)
         self._metrics.leader.set(1)
-        keeper = threading.Thread(target=self._housekeeping.run, args=(stop,), name="housekeeping", daemon=True)
+        over = threading.Event()
+        keeper = threading.Thread(target=self._housekeeping.run, args=(over,), name="housekeeping", daemon=True)
         keeper.start()
         threads: list[threading.Thread] = []
         failures = 0
@@ -103,6 +104,7 @@ class Controller:
                     log.warning("cannot follow the store, trying again", error=str(error))
                     stop.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
+            over.set()
             self._hand_over([*threads, keeper])
 
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
@@ -120,6 +122,8 @@ class Controller:
                 else:
                     runs[change.object.metadata.uid] = change.object
                 self._reconcile(runs.values(), claim, threads)
+            # Without a change as well: a driver may have let go of a Run that is still to be finished.
+            self._reconcile(runs.values(), claim, threads)
 
     def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
         settlement = settle(list(runs))
@@ -130,10 +134,12 @@ class Controller:
             with self._lock:
                 driver = self._drivers.get(uid)
                 if driver is None:
-                    self._drivers[uid] = driver = Driver(run, around=self._surroundings, claim=claim)
+                    driver = Driver(run, around=self._surroundings, claim=claim)
                     thread = threading.Thread(target=self._carry, args=(driver, claim), name=f"run-{uid}", daemon=True)
                     threads[:] = [*(thread for thread in threads if thread.is_alive()), thread]
                     thread.start()
+                    # Only now: where no thread can be started, the next look at the Run tries again.
+                    self._drivers[uid] = driver
             if run.spec.cancel or run.metadata.deletion_timestamp is not None:
                 driver.cancel()
 
@@ -158,8 +164,8 @@ class Controller:
                 if driver.wait_handed_over(_RETRY_SECONDS * attempt):
                     return
                 driver = self._renew(driver, claim)
-            driver.fail("an internal error, see the service's log; the agents keep what they collected")
-            self._exporter.finished(driver.run, None)
+            if driver.fail("an internal error, see the service's log") is Ending.FINISHED:
+                self._exporter.finished(driver.run, None)
         except (LeadershipLost, StoreError) as error:
             log.warning("letting go of a run", run=run.key, error=str(error))
         finally:

@@ -105,8 +105,13 @@ class Delivery:
                     groups[piece.target, piece.profile].append(outcome.agent.name)
         if not groups:
             return []
-        (self.spool / MERGED).mkdir(parents=True, exist_ok=True)
-        jobs = [self._job(target, profile, nodes) for (target, profile), nodes in groups.items()]
+        try:
+            (self.spool / MERGED).mkdir(parents=True, exist_ok=True)
+            jobs = [self._job(target, profile, nodes) for (target, profile), nodes in groups.items()]
+        except OSError as error:
+            why = f"cannot merge in the spool {self.spool}: {error.strerror}: free space there, or check its rights"
+            log.warning("cannot merge", error=why)
+            return [MergedFile(target=target, profile=profile, error=why) for target, profile in groups]
         done = merge_in_process(jobs, timeout=_MERGE_TIMEOUT, stop=stop)
         return [
             self._keep(target, profile, nodes, result)

@@ -38,6 +38,7 @@ FINALIZER = "nodeobs/driven"
 """Keeps a Run that is being deleted until it is cancelled on the agents."""
 
 _RETRY_SECONDS = 1.0
+_CANCELLED_TRIES = 5
 
 T = TypeVar("T")
 
@@ -110,25 +111,17 @@ class Driver:
         """
         try:
             manifest = self._find_manifest() or self._collect_and_store()
-            self._finish(lambda status: results.final_status(replace(self.run, status=status), manifest))
+        except OutputError as error:
+            message = f"cancelled while its output could not be stored: {error}"
+            return self._give_up(Phase.CANCELLED, reason=Phase.CANCELLED.value, message=message)
         except (_HandedOver, asyncio.CancelledError):
-            log.info("run handed over", run=self.run.key)
-            return Ending.HANDED_OVER
+            return self._let_go()
         self.manifest = manifest
-        status = self.run.status
-        log.info(
-            "run finished",
-            run=self.run.key,
-            phase=status.phase.value,
-            failed=len(status.failed_agents),
-            output=status.output,
-        )
-        return Ending.FINISHED
+        return self._finish(lambda status: results.final_status(replace(self.run, status=status), manifest))
 
-    def fail(self, message: str) -> None:
-        """Give up on the Run: it ends as Failed, and holds nothing up any more."""
-        now = self._around.now()
-        self._finish(lambda status: results.finished(status, Phase.FAILED, reason="Internal", message=message, now=now))
+    def fail(self, message: str) -> Ending:
+        """Give up on the Run: it ends as Failed, and holds nothing up any more. Raises as :meth:`drive`."""
+        return self._give_up(Phase.FAILED, reason="Internal", message=message)
 
     def clean_up(self) -> None:
         """After the finish: let the agents drop their copies now that ours are stored; theirs expire anyway."""
@@ -272,9 +265,29 @@ class Driver:
             self._write, lambda status: results.going(status, Phase.RETRIEVING, message="fetching profiles", now=now)
         )
 
-    def _finish(self, change: Callable[[RunStatus], RunStatus]) -> None:
+    def _finish(self, change: Callable[[RunStatus], RunStatus]) -> Ending:
         """Write the final status; a Run that was being deleted is gone with it."""
-        self._write(change, finalizers=())
+        try:
+            self._write(change, finalizers=())
+        except _HandedOver:
+            return self._let_go()
+        status = self.run.status
+        log.info(
+            "run finished",
+            run=self.run.key,
+            phase=status.phase.value,
+            failed=len(status.failed_agents),
+            output=status.output,
+        )
+        return Ending.FINISHED
+
+    def _give_up(self, phase: Phase, *, reason: str, message: str) -> Ending:
+        now = self._around.now()
+        return self._finish(lambda status: results.finished(status, phase, reason=reason, message=message, now=now))
+
+    def _let_go(self) -> Ending:
+        log.info("run handed over", run=self.run.key)
+        return Ending.HANDED_OVER
 
     def _write(self, change: Callable[[RunStatus], RunStatus], *, finalizers: tuple[str, ...] | None = None) -> None:
         """Change the status as it is stored now, until it is written; what users changed meanwhile stays.
@@ -307,8 +320,14 @@ class Driver:
             raise LeadershipLost(f"Run {self.run.key} was already finished as {stored.status.phase.value}")
 
     def _until_possible(self, action: Callable[[], T]) -> T:
-        """Do it, again and again while the stores cannot be reached; nothing collected is given up for that."""
+        """Do it, again and again while the stores cannot be reached; nothing collected is given up for that.
+
+        Raises:
+            OutputError: outputs cannot be stored, and the Run is cancelled: it must not wait for that for ever.
+        """
+        tries = 0
         while True:
+            tries += 1
             if self._handed_over.is_set():
                 raise _HandedOver
             try:
@@ -316,6 +335,8 @@ class Driver:
             except (StoreUnavailable, OutputError) as error:
                 log.warning("cannot store, trying again", run=self.run.key, error=str(error))
                 if isinstance(error, OutputError):
+                    if self._cancelled and tries >= _CANCELLED_TRIES:
+                        raise
                     self._explain(f"cannot store the output, trying again: {error}")
                 self._handed_over.wait(_RETRY_SECONDS)
 
@@ -323,6 +344,7 @@ class Driver:
         """Say in the Run's status why it does not go on; where that cannot be written either, the log has it."""
         with suppress(StoreError):
             run = self._around.store.get(Run, self.run.metadata.name, self.run.metadata.namespace)
+            self._check_ours(run)
             status = results.going(run.status, run.status.phase, message=message, now=self._around.now())
             if [condition.message for condition in run.status.conditions[:1]] != [message]:
                 self.run = self._around.store.update(replace(run, status=status))

@@ -27,13 +27,15 @@ from nodeobs.model import (
     encode_json,
     replace,
 )
-from nodeobs.outputs.manifest import MERGED, Manifest, ManifestRun, MergedFile, NodeResult, Piece
+from nodeobs.outputs.manifest import MANIFEST_NAME, MERGED, Manifest, ManifestRun, MergedFile, NodeResult, Piece
 
 MESSAGE_LIMIT = 256
 """Bytes of JSON that one failure's message has in a status at most; the manifest has all of it."""
 
 MESSAGES_LIMIT = 300 * 1024
 """Bytes that all agents' messages have together: a status must stay under 1 MiB with 5,000 agents."""
+
+_RESERVED = (MERGED, MANIFEST_NAME)
 
 
 def make_manifest(
@@ -159,16 +161,17 @@ def lost_agent(agent: AgentRef) -> AgentOutcome:
 
 
 def without_reserved_names(selection: Selection) -> Selection:
-    """Selection without a node whose folder in the output would be that of the merged profiles."""
-    message = f"a node cannot be called {MERGED!r}: its folder would be that of the merged profiles"
-    reserved = [agent for agent in selection.agents if agent.name == MERGED]
+    """Selection without nodes whose folder in the output would be in the way of what every output has."""
+    reserved = [agent for agent in selection.agents if agent.name in _RESERVED]
     return Selection(
-        agents=tuple(agent for agent in selection.agents if agent.name != MERGED),
-        missing=(
-            *selection.missing,
-            *(AgentOutcome(agent=agent, reason=FailureReason.INTERNAL, message=message) for agent in reserved),
-        ),
+        agents=tuple(agent for agent in selection.agents if agent.name not in _RESERVED),
+        missing=(*selection.missing, *(_reserved(agent) for agent in reserved)),
     )
+
+
+def _reserved(agent: Agent) -> AgentOutcome:
+    message = f"a node cannot be called {agent.name!r}: every output has something else of that name"
+    return AgentOutcome(agent=agent, reason=FailureReason.INTERNAL, message=message)
 
 
 def _agent(agent: AgentRef) -> Agent:

@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
 from nodeobs.metrics import Metrics
-from nodeobs.model import Run, replace
+from nodeobs.model import DriverClaim, Run, replace
 from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
-from nodeobs.runs.driver import Surroundings
+from nodeobs.runs.driver import Driver, Surroundings
 from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.store.filelock import FileLeadership
 from nodeobs.store.sqlite import SqliteStore
@@ -92,9 +92,9 @@ class World:
         self.fleet = FleetThread(behaviours)
         return self.fleet
 
-    def controller(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Controller:
+    def surroundings(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Surroundings:
         connector = AgentConnector(tls=False, ca_file=None, token_file=None, now=now, randomness=random.Random(1))
-        surroundings = Surroundings(
+        return Surroundings(
             store=self.store,
             outputs=self.outputs,
             connector=connector,
@@ -103,10 +103,15 @@ class World:
             grace_seconds=grace,
             now=now,
         )
+
+    def driver(self, run: Run) -> Driver:
+        return Driver(run, around=self.surroundings(), claim=DriverClaim(holder="test", term=1))
+
+    def controller(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Controller:
         return Controller(
             store=self.store,
             leadership=FileLeadership(self.folder / "leader.lock"),
-            surroundings=surroundings,
+            surroundings=self.surroundings(agents=agents, grace=grace),
             housekeeping=self.housekeeping(),
             metrics=self.metrics,
             now=now,

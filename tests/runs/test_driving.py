@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -161,15 +160,6 @@ def test_nodes_that_are_not_known_are_never_left_out(world: World) -> None:
     nothing = world.wait(world.store.create(make_run("none", duration_seconds=1, node_selector={"zone": "mars"})))
     assert nothing.status.phase is Phase.FAILED
     assert "no node is selected" in condition(nothing, "Finished").message
-
-
-def test_a_node_called_as_the_merged_profiles_are_does_not_mix_with_them(world: World) -> None:
-    fleet = world.agents(Behaviour(), Behaviour())
-    roster = [fleet.roster()[0], dataclasses.replace(fleet.roster()[1], name="merged")]
-    world.lead(world.controller(agents=lambda: roster))
-    run = world.wait(world.store.create(make_run(duration_seconds=1)))
-    assert [agent.name for agent in run.status.agents] == ["node-0"]
-    assert "cannot be called 'merged'" in run.status.failed_agents[0].message
 
 
 def test_cancelling_ends_the_run_on_the_agents_too(world: World) -> None:

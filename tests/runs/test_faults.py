@@ -1,0 +1,150 @@
+"""Runs while the stores fail, and while something goes wrong that nobody foresaw."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nodeobs.agents.agent import Agent
+from nodeobs.errors import OutputStoreUnavailable, StoreUnavailable
+from nodeobs.model import Condition, DriverClaim, Phase, Run, replace
+from nodeobs.outputs.manifest import Manifest
+from nodeobs.outputs.store import OutputStore
+from nodeobs.runs import results
+from nodeobs.store.base import Change, R
+from nodeobs.store.sqlite import SqliteStore
+from tests.builders import START, make_run
+from tests.fakes.agent_simulator import Behaviour
+from tests.processes import wait_for
+from tests.runs.conftest import World, now
+
+
+class FaultyStore(SqliteStore):
+    """A store that can be made to fail; its watches are short."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, now=now)
+        self.unreadable = 0
+        """So many reads by the threads that drive Runs fail."""
+        self.unwatchable: Exception | None = None
+
+    def get(self, kind: type[R], name: str, namespace: str = "") -> R:
+        if self.unreadable and threading.current_thread().name.startswith("run-"):
+            self.unreadable -= 1
+            raise StoreUnavailable("as the test wants it")
+        return super().get(kind, name, namespace)
+
+    def watch(self, kind: type[R], since: str, *, stop: threading.Event, seconds: float) -> Iterator[Change[R]]:
+        if self.unwatchable:
+            raise self.unwatchable
+        return super().watch(kind, since, stop=stop, seconds=min(seconds, 0.5))
+
+
+class FullOutputs(OutputStore):
+    """Outputs that take files and no manifest."""
+
+    def write_manifest(self, uid: str, manifest: Manifest) -> None:
+        raise OutputStoreUnavailable("as the test wants it")
+
+
+@pytest.fixture
+def faulty(world: World) -> FaultyStore:
+    world.store.close()
+    store = world.store = FaultyStore(world.folder / "nodeobs.db")
+    world.stack.callback(store.close)
+    return store
+
+
+def condition(run: Run, kind: str) -> Condition:
+    return next(condition for condition in run.status.conditions if condition.type == kind)
+
+
+def stuck(world: World) -> Run:
+    """A Run whose agents have delivered, and whose output cannot be stored."""
+    world.outputs = FullOutputs(str(world.folder / "outputs"))
+    world.agents(Behaviour())
+    world.lead()
+    run = world.store.create(make_run(duration_seconds=1))
+
+    def explained() -> bool:
+        return any("cannot store the output" in condition.message for condition in world.get(run).status.conditions)
+
+    wait_for("the Run says why it does not go on", explained)
+    return world.get(run)
+
+
+def test_a_run_that_its_driver_let_go_of_is_taken_up_again(world: World, faulty: FaultyStore) -> None:
+    fleet = world.agents(Behaviour())
+    asked = []
+
+    def roster() -> Sequence[Agent]:
+        asked.append(1)
+        if len(asked) == 1:
+            faulty.unreadable = 1
+            raise RuntimeError("a bug")
+        return fleet.roster()
+
+    world.lead(world.controller(agents=roster))
+    run = world.wait(world.store.create(make_run(duration_seconds=1)), seconds=20)
+    assert run.status.phase is Phase.SUCCEEDED
+
+
+def test_a_controller_that_fails_leaves_no_housekeeping_behind(world: World, faulty: FaultyStore) -> None:
+    faulty.unwatchable = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        world.controller().run(threading.Event())
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "housekeeping"]
+
+
+def test_why_a_run_does_not_go_on_is_not_written_over_what_a_newer_driver_wrote(world: World) -> None:
+    run = stuck(world)
+    status = results.going(run.status, Phase.RETRIEVING, message="the newer driver's", now=START)
+    newer = replace(status, driver=DriverClaim(holder="newer", term=10**6))
+    world.store.update(replace(run, status=newer))
+    wait_for("it lets go", lambda: world.value("nodeobs_run_in_progress", nodeobservability="cluster") == 0)
+    assert world.get(run).status == newer
+
+
+def test_a_run_whose_output_cannot_be_stored_can_be_cancelled(world: World) -> None:
+    run = stuck(world)
+    world.change(run, cancel=True)
+    run = world.wait(run, seconds=20)
+    assert run.status.phase is Phase.CANCELLED
+    assert "as the test wants it" in condition(run, "Finished").message
+    following = world.store.create(make_run("following", duration_seconds=1))
+    wait_for("the next one is not held up", lambda: world.get(following).status.phase is not Phase.PENDING)
+
+
+def test_a_spool_in_which_nothing_can_be_merged_costs_the_merged_profiles_only(world: World) -> None:
+    world.agents(Behaviour())
+    run = world.store.create(make_run(duration_seconds=1))
+    spool = world.spool / run.metadata.uid
+    spool.mkdir(parents=True)
+    (spool / "merged").write_text("where the folder would be")
+    world.lead()
+    run = world.wait(run)
+    assert run.status.phase is Phase.SUCCEEDED
+    assert (Path(run.status.output) / "node-0" / "kubelet-cpu.pb.gz").exists()
+    assert "merged kubelet cpu: cannot merge in the spool" in condition(run, "Degraded").message
+
+
+@pytest.mark.parametrize("name", ["merged", "manifest.json"])
+def test_a_node_called_as_a_part_of_every_output_does_not_hold_the_run_up(world: World, name: str) -> None:
+    fleet = world.agents(Behaviour(), Behaviour())
+    roster = [fleet.roster()[0], dataclasses.replace(fleet.roster()[1], name=name)]
+    world.lead(world.controller(agents=lambda: roster))
+    run = world.wait(world.store.create(make_run(duration_seconds=1)), seconds=20)
+    assert [agent.name for agent in run.status.agents] == ["node-0"]
+    assert f"cannot be called {name!r}" in run.status.failed_agents[0].message
+
+
+def test_giving_up_on_a_run_that_is_handed_over_leaves_it_to_the_next_driver(world: World) -> None:
+    run = world.store.create(make_run())
+    driver = world.driver(run)
+    driver.hand_over()
+    driver.fail("as the test wants it")
+    assert world.get(run).status.phase is Phase.PENDING
