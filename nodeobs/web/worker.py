@@ -215,7 +215,6 @@ def _calm_garbage_collection() -> None:
     A full collection stops every thread: with a thousand agents' connections open for 100 ms, several times a second.
     Less often halves what the slowest requests wait then, and takes no more memory (``bench/crowd.py``).
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
