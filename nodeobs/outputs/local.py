@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 _STAGED = re.compile(r"\.(gz|trace|json)#\d+\Z")
@@ -67,9 +69,9 @@ class LocalFolder:
             else:
                 shutil.rmtree(path)
 
-    def remove_staged(self) -> int:
-        """Remove what killed processes left half written; the number of such files. Nothing may be written beside."""
-        staged = [path for path in self._walk("") if _STAGED.search(path.name)]
+    def remove_staged(self, before: datetime) -> int:
+        """Remove what is half written and was last written ``before``; the number of such files."""
+        staged = [path for path in self._walk("") if _STAGED.search(path.name) and _modified(path) < before.timestamp()]
         for path in staged:
             path.unlink(missing_ok=True)
             for folder in path.parents:
@@ -90,6 +92,13 @@ class LocalFolder:
                 path = Path(folder, name)
                 if not path.is_symlink():
                     yield path
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:  # it has just become whole
+        return math.inf
 
 
 def _sync(path: Path) -> None:

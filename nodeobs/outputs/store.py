@@ -185,10 +185,10 @@ class OutputStore:
             self._heads[uid] = head
         return head
 
-    def clean_staging(self) -> int:
+    def clean_staging(self, before: datetime) -> int:
         """Remove what killed processes left half written locally; the number of such files.
 
-        Nothing may be stored meanwhile.
+        What was written to since ``before`` may be on its way and stays.
 
         Raises:
             OutputStoreUnavailable: the folder cannot be read or written.
@@ -196,7 +196,7 @@ class OutputStore:
         if self._folder is None:
             return 0
         with _translated(self._root):
-            return self._folder.remove_staged()
+            return self._folder.remove_staged(before)
 
     def _decode_manifest(self, uid: str, kind: type[D]) -> D | None:
         try:

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 30.0
 _RETENTION_ROUNDS = 10
 """Looking through all outputs is a listing of the whole bucket."""
+_STAGED_KEPT = timedelta(minutes=10)
+"""Other threads store while this one cleans: a file that is still being written is not this old."""
 
 
 class Housekeeping:
@@ -50,17 +52,17 @@ class Housekeeping:
 
     def run(self, stop: threading.Event) -> None:
         """Body of the thread: once at the start, then now and then until ``stop`` is set."""
-        self._try(self.clean_leftovers)
         for turn in itertools.count():
             self._try(self.forget_runs)
             if turn % _RETENTION_ROUNDS == 0:
+                self._try(self.clean_leftovers)
                 self._try(self.retain_outputs)
             if stop.wait(_EVERY_SECONDS):
                 return
 
     def clean_leftovers(self) -> None:
-        """Remove what a killed process left half written."""
-        self._outputs.clean_staging()
+        """Remove what a killed process left half written, and what Runs that were given up left in the spool."""
+        self._outputs.clean_staging(self._now() - _STAGED_KEPT)
         active = self._active()
         for folder in self._spool.iterdir() if self._spool.is_dir() else ():
             if folder.name not in active:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.outputs.conftest import OTHER, UID, make_manifest
 from tests.processes import wait_for
 
 NAME = "worker-1/kubelet-cpu.pb.gz"
+EARLIER, LATER = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
 
 
 @pytest.fixture
@@ -91,13 +94,23 @@ def test_leftovers_of_killed_processes_are_cleaned(folder: OutputStore, root: Pa
     (root / OTHER / "worker-1" / "kubelet-heap.pb.gz#12").write_bytes(b"half")
     (root / "notes#1").write_text("a person's")
     assert [entry.name for entry in folder.list(UID)] == [NAME]
-    assert folder.clean_staging() == 3
+    assert folder.clean_staging(LATER) == 3
     assert {path.name for path in root.rglob("*") if path.is_file()} == {"kubelet-cpu.pb.gz", "notes#1"}
     assert not (root / OTHER).exists()
-    assert folder.clean_staging() == 0
+    assert folder.clean_staging(LATER) == 0
     folder.delete(UID)
-    assert folder.clean_staging() == 0
+    assert folder.clean_staging(LATER) == 0
     assert root.is_dir()
+
+
+def test_what_is_being_written_is_not_taken_for_a_leftover(folder: OutputStore, root: Path) -> None:
+    (root / UID / "worker-1").mkdir(parents=True)
+    for name, written in (("old", EARLIER), ("new", LATER)):
+        staged = root / UID / "worker-1" / f"{name}-cpu.pb.gz#1"
+        staged.write_bytes(b"half")
+        os.utime(staged, (written.timestamp(), written.timestamp()))
+    assert folder.clean_staging(datetime.now(UTC)) == 1
+    assert [path.name for path in (root / UID / "worker-1").iterdir()] == ["new-cpu.pb.gz#1"]
 
 
 WRITER = """
@@ -120,7 +133,7 @@ def test_a_process_killed_while_storing_leaves_whole_files_or_none(
         finally:
             process.kill()
     assert {entry.size for entry in folder.list("uid")} == {source.stat().st_size}
-    folder.clean_staging()
+    folder.clean_staging(LATER)
     files = [path for path in root.rglob("*") if path.is_file()]
     assert {path.stat().st_size for path in files} == {source.stat().st_size}
 
@@ -145,7 +158,7 @@ def test_a_full_disk_is_full_until_there_is_space(tmp_path: Path, source: Path) 
         with pytest.raises(OutputStoreFull):
             store.put_bytes(UID, "manifest.json", bytes(1_000_000))
         assert [entry.name for entry in store.list(UID)] == ["worker-1/a.pb.gz"]
-        assert store.clean_staging() == 0
+        assert store.clean_staging(LATER) == 0
         store.delete(UID)
         store.put_file(UID, "worker-2/a.pb.gz", source)
         assert [entry.size for entry in store.list(UID)] == [source.stat().st_size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -227,7 +228,7 @@ class TestBucket:
         assert store.location(UID) == f"s3://profiles/some/prefix/{UID}"
         store.put_bytes(UID, NAME, b"x")
         assert list(server.objects) == [f"some/prefix/{UID}/{NAME}"]
-        assert store.clean_staging() == 0
+        assert store.clean_staging(datetime.now(UTC)) == 0
 
     def test_large_files_go_in_parts(self, server: Bucket, source: Path) -> None:
         store = OutputStore("s3://profiles")
