@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from nodeobs.agents.agent import Agent, AgentOutcome
-from nodeobs.errors import AgentError, OutputError, OutputStoreFull, OutputStoreUnavailable, ProfileError
+from nodeobs.errors import AgentError, OutputStoreFull, OutputStoreUnavailable, ProfileError
 from nodeobs.model import FailureReason, FileInfo, PieceResult, PieceState, ProfileType, file_name, replace
 from nodeobs.outputs.manifest import MERGED, MergedFile, SkippedInput
 from nodeobs.outputs.store import OutputStore
@@ -97,6 +97,9 @@ class Delivery:
         """Merge each target's each profile over the nodes, in a process of its own, and store the results.
 
         A merge that fails is named in its row; it never takes the nodes' own files along.
+
+        Raises:
+            OutputStoreUnavailable: a result cannot be stored now; a retry can help.
         """
         groups: defaultdict[tuple[str, ProfileType], list[str]] = defaultdict(list)
         for outcome in outcomes:
@@ -143,7 +146,7 @@ class Delivery:
             return failed
         try:
             self._outputs.put_file(self._uid, f"{MERGED}/{name}", self.spool / MERGED / name)
-        except OutputError as error:
+        except OutputStoreFull as error:
             return replace(failed, error=f"cannot store the merged profile: {error}")
         left_out = {skip.node for skip in skipped}
         return replace(

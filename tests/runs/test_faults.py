@@ -51,6 +51,20 @@ class FullOutputs(OutputStore):
         raise OutputStoreUnavailable("as the test wants it")
 
 
+class FlakyOutputs(OutputStore):
+    """Outputs that take every merged profile at the second attempt."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.refused: set[str] = set()
+
+    def put_file(self, uid: str, name: str, source: Path) -> None:
+        if name.startswith("merged/") and name not in self.refused:
+            self.refused.add(name)
+            raise OutputStoreUnavailable("as the test wants it")
+        super().put_file(uid, name, source)
+
+
 @pytest.fixture
 def faulty(world: World) -> FaultyStore:
     world.store.close()
@@ -117,6 +131,15 @@ def test_a_run_whose_output_cannot_be_stored_can_be_cancelled(world: World) -> N
     assert "as the test wants it" in condition(run, "Finished").message
     following = world.store.create(make_run("following", duration_seconds=1))
     wait_for("the next one is not held up", lambda: world.get(following).status.phase is not Phase.PENDING)
+
+
+def test_a_merged_profile_that_cannot_be_stored_at_once_is_not_given_up(world: World) -> None:
+    world.outputs = FlakyOutputs(str(world.folder / "outputs"))
+    world.agents(Behaviour())
+    world.lead()
+    run = world.wait(world.store.create(make_run(duration_seconds=1)))
+    assert (Path(run.status.output) / "merged" / "kubelet-cpu.pb.gz").exists()
+    assert condition(run, "Degraded").status == "False"
 
 
 def test_a_spool_in_which_nothing_can_be_merged_costs_the_merged_profiles_only(world: World) -> None:
