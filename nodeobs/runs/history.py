@@ -25,9 +25,9 @@ def expired(runs: Iterable[Run], *, keep: int, now: datetime) -> list[Run]:
     for siblings in finished.values():
         siblings.sort(key=_finished_at, reverse=True)
         success = next((run for run in siblings if run.status.phase is Phase.SUCCEEDED), None)
-        surplus = [run for run in siblings[keep:] if run is not success]
-        gone.extend(surplus)
-        gone.extend(run for run in siblings if run not in surplus and _ttl_passed(run, now))
+        gone.extend(
+            run for place, run in enumerate(siblings) if (place >= keep and run is not success) or _ttl_passed(run, now)
+        )
     return gone
 
 
