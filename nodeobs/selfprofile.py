@@ -55,6 +55,7 @@ class SelfProfiler:
             begin = time.monotonic()
             sampler = _Sampler()
             _look_until(sampler, begin + seconds, stop or threading.Event())
+            sampler.settle()
             duration_nanos = int((time.monotonic() - begin) * 1e9)
         finally:
             sys.setswitchinterval(interval)
@@ -86,6 +87,8 @@ class _Sampler:
         self._own = threading.get_ident()
         self._charged = {thread: used for thread, (used, _) in self._clocks().items()}
         """CPU time of each thread that is accounted for, in nanoseconds."""
+        self._waiting: dict[int, tuple[tuple[_Place, ...], str, int]] = {}
+        """Where each thread that had used CPU was seen waiting last."""
 
     def look(self) -> None:
         """Count the stack of each thread that is running now.
@@ -99,12 +102,24 @@ class _Sampler:
         frames = sys._current_frames()
         for thread, (used, name) in now.items():
             frame = frames.pop(thread, None)
-            if frame is None or used - before.get(thread, (used, name))[0] < _RUNNING_NANOS:
+            if frame is None or used == self._charged.get(thread):
                 continue
-            count = self._counts[self._stack(frame), name]
-            count[0] += 1
-            count[1] += used - self._charged.get(thread, 0)
-            self._charged[thread] = used
+            if used - before.get(thread, (used, name))[0] < _RUNNING_NANOS:
+                self._waiting[thread] = self._stack(frame), name, used
+                continue
+            self._count(thread, self._stack(frame), name, used)
+
+    def settle(self) -> None:
+        """Count what is left, of threads that were never found running, where they were seen last."""
+        for thread, (stack, name, used) in self._waiting.items():
+            if used > self._charged.get(thread, 0):
+                self._count(thread, stack, name, used)
+
+    def _count(self, thread: int, stack: tuple[_Place, ...], name: str, used: int) -> None:
+        count = self._counts[stack, name]
+        count[0] += 1
+        count[1] += used - self._charged.get(thread, 0)
+        self._charged[thread] = used
 
     def _clocks(self) -> dict[int, tuple[int, str]]:
         """CPU time in nanoseconds and name of each thread, by its identity."""

@@ -97,6 +97,22 @@ def test_what_was_computed_is_not_counted_where_the_thread_waits() -> None:
     assert shares.get("compute", 0) > 25, shares
 
 
+def wake_now_and_then(stop: threading.Event) -> None:
+    while not stop.wait(0.02):
+        pass
+
+
+def test_a_thread_that_uses_little_is_counted_too() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=wake_now_and_then, args=(stop,), name="drowsy")
+    thread.start()
+    found = read(SelfProfiler().profile(0.5))
+    stop.set()
+    thread.join()
+    values = [sample.values for sample in found.samples if Label("thread", "drowsy") in sample.labels]
+    assert sum(nanos for _, nanos in values) > 0, found
+
+
 def test_it_is_a_cpu_profile_like_gos(profile: Profile) -> None:
     assert profile.sample_types == (ValueType("samples", "count"), ValueType("cpu", "nanoseconds"))
     assert (profile.period_type, profile.period) == (ValueType("cpu", "nanoseconds"), 10_000_000)
