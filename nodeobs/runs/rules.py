@@ -115,6 +115,11 @@ def settle(runs: Sequence[Run]) -> Settlement:
     return Settlement(driven=tuple(holders.values()), rejected=tuple(rejected))
 
 
+def highest_term(runs: Iterable[Run]) -> int:
+    """The highest term of leadership that a Run was claimed in; 0 where none was."""
+    return max((run.status.driver.term for run in runs if run.status.driver is not None), default=0)
+
+
 def _precedence(run: Run) -> tuple[bool, datetime, str]:
     unclaimed = run.status.driver is None and run.status.phase is Phase.PENDING
     return unclaimed, run.metadata.creation_timestamp or _EPOCH, run.metadata.uid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from nodeobs.errors import ConfigurationError, StoreUnavailable
@@ -18,12 +19,16 @@ class FileLeadership:
 
     Programs that this process starts never hold the lock on: the file is closed when they are executed. A child that
     was only forked would, after a ``kill -9`` of its parent: nothing here forks without executing.
+
+    ``known_term`` tells the highest term that is on record elsewhere. Where the file was lost (someone deleted it, or
+    only the database was restored), the terms go on from there: what an earlier leader drove can be gone on with.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, known_term: Callable[[], int] = lambda: 0) -> None:
         self.holder = f"{socket.gethostname()}-{os.getpid()}"
         """This process, as the file and a Run's ``status.driver`` name it."""
         self._path = path
+        self._known_term = known_term
         self._held: tuple[int, int] | None = None
         """File descriptor and term."""
 
@@ -76,11 +81,12 @@ class FileLeadership:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        term = self._last_term(descriptor) + 1
+        last = self._last_term(descriptor)
+        term = max(last, self._known_term()) + 1
         content = f"{term} {self.holder}\n".encode()[:_MAX_BYTES]
         os.pwrite(descriptor, content.ljust(_MAX_BYTES, b"\n"), 0)
         os.fsync(descriptor)
-        if term == 1:
+        if last == 0:
             self._keep_name()
         return term
 

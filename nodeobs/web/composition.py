@@ -20,13 +20,13 @@ from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
 from nodeobs.errors import AlreadyExists, ConfigurationError, StoreUnavailable
 from nodeobs.metrics import Metrics
-from nodeobs.model import Metadata, NodeObservability
+from nodeobs.model import Metadata, NodeObservability, Run
 from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Surroundings
 from nodeobs.runs.housekeeping import Housekeeping
-from nodeobs.runs.rules import admit
+from nodeobs.runs.rules import admit, highest_term
 from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.settings import Settings
 from nodeobs.store.base import Store
@@ -126,7 +126,9 @@ def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metri
     )
     return Controller(
         store=store,
-        leadership=FileLeadership(settings.data_dir / "leader.lock"),
+        leadership=FileLeadership(
+            settings.data_dir / "leader.lock", known_term=lambda: highest_term(store.list(Run, unfinished=True))
+        ),
         surroundings=surroundings,
         housekeeping=housekeeping,
         metrics=metrics,

@@ -22,6 +22,7 @@ from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Driver, Surroundings
 from nodeobs.runs.housekeeping import Housekeeping
+from nodeobs.runs.rules import highest_term
 from nodeobs.store.filelock import FileLeadership
 from nodeobs.store.sqlite import SqliteStore
 from tests.builders import make_observability
@@ -110,7 +111,9 @@ class World:
     def controller(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Controller:
         return Controller(
             store=self.store,
-            leadership=FileLeadership(self.folder / "leader.lock"),
+            leadership=FileLeadership(
+                self.folder / "leader.lock", known_term=lambda: highest_term(self.store.list(Run, unfinished=True))
+            ),
             surroundings=self.surroundings(agents=agents, grace=grace),
             housekeeping=self.housekeeping(),
             metrics=self.metrics,

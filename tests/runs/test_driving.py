@@ -229,6 +229,21 @@ def test_a_handed_over_run_is_finished_by_the_next_leader(world: World) -> None:
     )
 
 
+def test_a_run_is_gone_on_with_though_the_lock_file_was_lost(world: World) -> None:
+    fleet = world.agents(Behaviour())
+    for _ in range(3):
+        hand_over = world.lead(world.controller())
+        wait_for("it leads", lambda: world.value("nodeobs_leader"))
+        hand_over()
+    hand_over = world.lead(world.controller())
+    run = going(world, world.store.create(make_run(duration_seconds=2)))
+    hand_over()
+    (world.folder / "leader.lock").unlink()
+    world.lead(world.controller())
+    assert world.wait(run).status.phase is Phase.SUCCEEDED
+    assert len(fleet[0].started_at) == 1
+
+
 def recovered(world: World, *names: str) -> Run:
     """A Run as a driver that was killed while it fetched left it."""
     run = world.store.create(make_run(duration_seconds=1))

@@ -99,6 +99,18 @@ def test_the_term_goes_on_from_the_number_in_the_file(
     assert leadership.try_acquire() is None
 
 
+def test_where_the_file_was_lost_the_term_goes_on_from_what_is_on_record(path: Path) -> None:
+    known = 41
+    leadership = FileLeadership(path, known_term=lambda: known)
+    assert leadership.try_acquire() == 42
+    leadership.release()
+    assert leadership.try_acquire() == 43
+    leadership.release()
+    path.unlink()
+    known = 50
+    assert leadership.try_acquire() == 51
+
+
 @pytest.mark.parametrize("content", [b"someone 4\n", b"\n\n", b"-3 x", b"9" * 600, b"\xff\xfe"])
 def test_a_damaged_lock_file_says_what_to_do(leadership: FileLeadership, path: Path, content: bytes) -> None:
     path.parent.mkdir()
