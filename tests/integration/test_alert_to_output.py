@@ -58,7 +58,7 @@ def start_alertmanager(folder: Path, start: Callable[..., Program], *, webhook: 
         "http_config": {"authorization": {"type": "Bearer", "credentials_file": str(folder / "token")}},
     }
     config = {
-        "route": {"receiver": "nodeobs", "group_by": ["alertname"], "group_wait": "1s", "group_interval": "5s"},
+        "route": {"receiver": "nodeobs", "group_by": ["alertname"], "group_wait": "4s", "group_interval": "5s"},
         "receivers": [{"name": "nodeobs", "webhook_configs": [receiver]}],
     }
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
