@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 from typing import Any, Final
 
+from nodeobs.errors import ConfigurationError
 from nodeobs.settings import Settings
 from nodeobs.web.certificate import ServedCertificate
 from nodeobs.web.services import THREADS
@@ -15,6 +16,7 @@ APPLICATION: Final = "nodeobs.web.composition:application()"
 _MAX_FILES = 65_536
 _MAX_CONNECTIONS = 8192
 _RESERVED_FILES = 512
+_FEWEST_CONNECTIONS = 64
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 the worker's heartbeat file; a disk may block
 _KEEPALIVE_SECONDS = 310
 """Above the idle time of those who call us: Alertmanager keeps a connection for 5 minutes, an API server for 90 s."""
@@ -24,14 +26,14 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
     """Gunicorn's settings by name. One worker: metrics and the driver of Runs live in one process.
 
     Raises:
-        ConfigurationError: the certificate or its key cannot be used.
+        ConfigurationError: the certificate or its key cannot be used, or the process may open too few files.
     """
     return {
         "bind": [settings.bind],
         "workers": 1,
         "worker_class": "nodeobs.web.worker.Worker",
         "threads": THREADS,
-        "worker_connections": min(_MAX_CONNECTIONS, _raise_file_limit() - _RESERVED_FILES),
+        "worker_connections": _connections(agents=len(settings.agents)),
         "backlog": 4096,
         "keepalive": _KEEPALIVE_SECONDS,
         "timeout": 60,
@@ -55,6 +57,17 @@ def _tls(settings: Settings) -> dict[str, Any]:
         "keyfile": str(key_file),
         "ssl_context": lambda _config, _default: certificate.context(),
     }
+
+
+def _connections(*, agents: int) -> int:
+    """How many connections to have at most: each is a file, and so is the one to each agent while a Run goes."""
+    limit, needed = _raise_file_limit(), _RESERVED_FILES + agents
+    if limit < needed + _FEWEST_CONNECTIONS:
+        raise ConfigurationError(
+            f"this process may open {limit} files at once, and with {agents} agents needs "
+            f"{needed + _FEWEST_CONNECTIONS}: raise its hard limit (ulimit -Hn, LimitNOFILE= of systemd)"
+        )
+    return min(_MAX_CONNECTIONS, limit - needed)
 
 
 def _raise_file_limit() -> int:

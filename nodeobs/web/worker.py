@@ -44,6 +44,7 @@ LINGER_BYTES: Final = 16 * 1024 * 1024
 STOP_SECONDS: Final = 1.0
 """What is not answered so long after the stop is cut off."""
 HANDOVER_SECONDS: Final = 2.0
+COMPLAINT_SECONDS: Final = 5.0
 
 _TICK_SECONDS = 0.2
 _GARBAGE_THRESHOLDS = (5000, 10, 20)
@@ -80,6 +81,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._busy: set[Connection] = set()
         self._next_tick = 0.0
+        self._next_complaint = 0.0
         self._stopping_since: float | None = None
 
     def run(self) -> None:
@@ -105,7 +107,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             client, address = listener.accept()
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._wait_for_files(error)
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
         self.nr_conns += 1
@@ -113,6 +117,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.timeout = time.monotonic() + FIRST_BYTE_SECONDS
         self.pending_conns.append(conn)
         self.poller.register(client, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _wait_for_files(self, error: OSError) -> None:
+        """The connection waits in the backlog; looking for it again at once would only cost time."""
+        now = time.monotonic()
+        if now >= self._next_complaint:
+            self._next_complaint = now + COMPLAINT_SECONDS
+            self.log.error("a connection has to wait, no more files can be opened: %s", error.strerror)
+        time.sleep(_TICK_SECONDS / 2)
 
     def enqueue_req(self, conn: Connection) -> None:
         """Give a connection that can be read to the pool."""
