@@ -109,11 +109,8 @@ class Controller:
 
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
         """Act on every change until the watch ends or fails."""
-        snapshot = self._store.snapshot(Run)
-        runs = {run.metadata.uid: run for run in snapshot.items if not run.finished}
-        self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
+        runs, since = self._take_stock()
         self._reconcile(runs.values(), claim, threads)
-        since = snapshot.revision
         while not stop.is_set():
             for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS):
                 since = change.revision
@@ -124,6 +121,12 @@ class Controller:
                 self._reconcile(runs.values(), claim, threads)
             # Without a change as well: a driver may have let go of a Run that is still to be finished.
             self._reconcile(runs.values(), claim, threads)
+
+    def _take_stock(self) -> tuple[dict[str, Run], str]:
+        """Unfinished Runs by uid, and the revision to watch from. The others are shown, and not held in memory."""
+        snapshot = self._store.snapshot(Run)
+        self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
+        return {run.metadata.uid: run for run in snapshot.items if not run.finished}, snapshot.revision
 
     def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
         settlement = settle(list(runs))
