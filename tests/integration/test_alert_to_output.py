@@ -57,8 +57,9 @@ def start_alertmanager(folder: Path, start: Callable[..., Program], *, webhook: 
         "url": webhook,
         "http_config": {"authorization": {"type": "Bearer", "credentials_file": str(folder / "token")}},
     }
+    # Prometheus finds its Alertmanager after 5 s, and an alert that is older than group_wait is sent on alone, at once.
     config = {
-        "route": {"receiver": "nodeobs", "group_by": ["alertname"], "group_wait": "4s", "group_interval": "5s"},
+        "route": {"receiver": "nodeobs", "group_by": ["alertname"], "group_wait": "10s", "group_interval": "10s"},
         "receivers": [{"name": "nodeobs", "webhook_configs": [receiver]}],
     }
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
