@@ -66,9 +66,9 @@ def unpack(
     """
     if not is_segment(top):
         raise Failure(f"the manifest's Run has a uid that no Run has: {top!r}")
-    if folder.exists() or folder.is_symlink():
-        raise Failure(f"{folder} exists already", hint="name another folder with --into")
     try:
+        if os.path.lexists(folder):
+            raise Failure(f"{folder} exists already", hint="name another folder with --into")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             inside = Path(temporary) / "output"

@@ -46,9 +46,18 @@ class Session:
             service.close()
 
     def answer(self, document: object, text: Callable[[], str]) -> None:
-        """Print the command's result on standard output: the document as JSON, or its text."""
-        # ASCII only: no byte of it can steer a terminal.
-        click.echo(json.dumps(document, indent=2) if self.json else text())
+        """Print the command's result on standard output: the document as JSON, or its text.
+
+        Raises:
+            Failure: standard output cannot be written.
+        """
+        try:
+            # ASCII only: no byte of it can steer a terminal.
+            click.echo(json.dumps(document, indent=2) if self.json else text())
+        except BrokenPipeError:
+            raise  # whoever reads has seen enough: click ends the command without a word
+        except OSError as error:
+            raise Failure(f"cannot write the answer to standard output: {error.strerror}") from error
 
     def note(self, text: str) -> None:
         """Tell the person something beside the result, on standard error."""

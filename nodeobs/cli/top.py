@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from nodeobs.cli.helptext import examples
 from nodeobs.cli.ranking import document, text_of
 from nodeobs.cli.session import Session, client_command
 from nodeobs.cli.text import clean
+from nodeobs.errors import ProfileError
 from nodeobs.model import ProfileType
 from nodeobs.pprof import read
 from nodeobs.pprof import top as rank
@@ -69,9 +71,12 @@ def top(
     delivered anything. What names an existing file is taken as a pprof FILE; of a merged one, --node shows that
     node's part.
     """
-    path = Path(what)
-    loaded = _from_file(path, **wishes) if path.is_file() else _from_run(session, what, namespace, **wishes)
-    table = rank(read(loaded.data), limit=limit, by=by, sample_type=sample_type, tags=loaded.tags)
+    is_file = os.path.isfile(what)  # noqa: PTH113 Path's raises for long names and in folders that may not be read
+    loaded = _from_file(Path(what), **wishes) if is_file else _from_run(session, what, namespace, **wishes)
+    try:
+        table = rank(read(loaded.data), limit=limit, by=by, sample_type=sample_type, tags=loaded.tags)
+    except ProfileError as error:
+        raise Failure(f"{loaded.title}: {error}") from error
     session.answer({"profile": loaded.title} | document(table), lambda: f"{clean(loaded.title)}\n{text_of(table)}")
     if loaded.others:
         session.note(f"There is also {clean(', '.join(loaded.others))}: see --target and --profile.")

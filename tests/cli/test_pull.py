@@ -173,9 +173,10 @@ def test_no_output_yet(service: FakeService, nodeobs: Invoke) -> None:
     assert "is Running" in result.stderr
 
 
-def test_a_folder_that_cannot_be_written(service: FakeService, nodeobs: Invoke, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file/inside", "x" * 300])
+def test_a_folder_that_cannot_be_written(service: FakeService, nodeobs: Invoke, tmp_path: Path, folder: str) -> None:
     serve_output(service)
     (tmp_path / "file").write_text("")
-    result = nodeobs("pull", "run-1", "--into", "file/inside")
+    result = nodeobs("pull", "run-1", "--into", folder)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr

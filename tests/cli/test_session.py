@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -160,3 +162,18 @@ def test_a_token_over_http_to_another_machine_is_warned_about(nodeobs: Invoke, t
     result = nodeobs("run", "list", "--server", "http://0.0.0.0:1", "--token-file", "token")
     assert "unencrypted" in result.stderr
     assert "unencrypted" not in nodeobs("run", "list", "--server", "http://localhost:1", "--token-file", "token").stderr
+
+
+def test_an_answer_that_cannot_be_written(service: FakeService) -> None:
+    service.lists()
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "nodeobs.cli", "run", "list", "--server", service.url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "Error: cannot write the answer to standard output: No space left on device\n"

@@ -92,7 +92,13 @@ def test_a_file_that_is_no_profile(nodeobs: Invoke, tmp_path: Path, content: byt
     (tmp_path / "a.pb.gz").write_bytes(content)
     result = nodeobs("top", "a.pb.gz")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith("Error: a.pb.gz: ")
+
+
+def test_a_name_that_no_file_can_have(nodeobs: Invoke) -> None:
+    result = nodeobs("top", "x" * 300)
+    assert result.exit_code == 2
+    assert "is not a Run's name" in result.stderr
 
 
 def test_a_sample_type_that_is_not_there(nodeobs: Invoke, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ class Teller:
         )
         if merged:
             self._line("Open one:")
-            self._block(f"nodeobs top {merged[0].path}\ngo tool pprof -http=: {merged[0].path}")
+            path = shlex.quote(str(merged[0].path))
+            self._block(f"nodeobs top {path}\ngo tool pprof -http=: {path}")
 
     def logs(self, children: Iterable[Child]) -> None:
         """The last lines of every log, when something went wrong."""
