@@ -124,7 +124,10 @@ class _Given:
         if value is not None:
             return value, f"--{name}"
         variable = ENVIRONMENT_PREFIX + name.replace("-", "_").upper()
-        return self._environ.get(variable), variable
+        found = self._environ.get(variable)
+        if name == "port" and found and found.startswith("tcp://"):
+            found = None  # Kubernetes says so, in each pod beside a Service called nodeobs-agent, where that listens
+        return found, variable
 
     def text(self, name: str) -> str | None:
         value, _ = self._find(name)

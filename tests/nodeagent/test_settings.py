@@ -43,6 +43,10 @@ def test_the_command_line_wins_over_the_environment() -> None:
     assert [target.endpoint for target in settings.targets] == ["http://h:1", "unix:/s"]
 
 
+def test_what_kubernetes_says_of_a_service_called_nodeobs_agent_is_no_setting() -> None:
+    assert read(NODEOBS_AGENT_PORT="tcp://10.96.0.7:8443").port == 8443
+
+
 def test_the_kubelet_of_the_node() -> None:
     kubelet = only_target(NODE_IP="10.0.0.7")
     assert kubelet.url == "https://10.0.0.7:10250/debug/pprof"
