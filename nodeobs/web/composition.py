@@ -48,11 +48,11 @@ def application() -> Flask:
     """The application as the environment configures it: what gunicorn imports.
 
     Raises:
-        AppImportError: the configuration cannot be used; gunicorn prints it and ends.
+        AppImportError: the configuration, or the database, cannot be used; gunicorn prints it and ends.
     """
     try:
         return create_app(build(Settings.load(os.environ)))
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreUnavailable) as error:
         raise AppImportError(f"nodeobs: {error}") from error
 
 
@@ -61,6 +61,7 @@ def build(settings: Settings) -> Services:
 
     Raises:
         ConfigurationError: a file or folder that a setting names cannot be used.
+        StoreUnavailable: the database is damaged, or its disk is full.
     """
     metrics = Metrics(CollectorRegistry())
     tokens = TokensFile(settings.tokens_file) if settings.tokens_file else None

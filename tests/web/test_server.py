@@ -304,10 +304,13 @@ def test_one_worker_whatever_the_environment_says(service: RealService) -> None:
         ({"NODEOBS_BIND": "0.0.0.0:0"}, ["NODEOBS_TOKENS_FILE"]),
         ({"NODEOBS_LOG_LEVEL": "loud"}, ["log_level", "loud"]),
         ({"NODEOBS_TOKENS_FILE": "{folder}/tokens"}, ["tokens, line 1"]),
+        ({"NODEOBS_DATA_DIR": "{folder}/damaged"}, ["damaged/nodeobs.db: file is not a database", "put a backup"]),
     ],
 )
 def test_a_wrong_setting_ends_it_with_a_message(tmp_path: Path, environ: dict[str, str], words: list[str]) -> None:
     (tmp_path / "tokens").write_text("wrong\n")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "nodeobs.db").write_bytes(b"rubbish" * 1000)
     filled = {name: value.replace("{folder}", str(tmp_path)) for name, value in environ.items()}
     service = RealService(tmp_path, filled)
     with service.program:
