@@ -159,22 +159,20 @@ def _same_address(host: str, node_ip: str) -> bool:
 
 
 def _pprof_url(text: str, *, where: str) -> str:
+    if "@" in text:
+        raise ConfigurationError(
+            f"{where}: the URL (not shown, it may hold a password) must be without user and password, so without '@'; "
+            "a token is given by tokenFile in --config"
+        )
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError as error:
         raise ConfigurationError(f"{where}: {text!r} is not a URL: {error}") from error
-    if (
-        not usable
-        or "@" in parts.netloc
-        or parts.query
-        or parts.fragment
-        or not text.isascii()
-        or not text.isprintable()
-    ):
+    if not usable or parts.query or parts.fragment or not text.isascii() or not text.isprintable():
         raise ConfigurationError(
             f"{where}: {text!r} must look like https://host:port or http://host:port/prefix{PPROF_PATH}, "
-            "without user, query or fragment"
+            "without query or fragment"
         )
     path = parts.path.rstrip("/") or PPROF_PATH
     if not path.endswith(PPROF_PATH) or " " in path or "/../" in path:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeobs.errors import AgentError
+from nodeobs.errors import AgentError, ConfigurationError
 from nodeobs.model import FailureReason, ProfileType
+from nodeobs.nodeagent.arguments import read_settings
 from nodeobs.nodeagent.target_settings import TargetSettings
 from nodeobs.nodeagent.targets import Target, Timeouts
 from tests.fakes.pprof_target import PprofTarget, answer_with, hang, refuse, stream
@@ -116,3 +117,11 @@ def test_targets_are_listed_with_what_is_wrong(
     assert "not verified" in rows["kubelet"]["message"]
     assert rows["crio"]["endpoint"] == f"unix:{tmp_path / 'crio.sock'}"
     assert asked == {"/debug/pprof/threadcreate"}
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@h", "http://user:secret@h:99999", "ftp://user:secret@h/x"])
+def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read_settings(["--target", f"a={url}"], {})
+    assert "without user and password" in str(refused.value)
+    assert "secret" not in str(refused.value)
