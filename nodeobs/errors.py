@@ -11,8 +11,7 @@
     ├── Refused                    a Run that may not start (rules)
     │   ├── RunInProgress          another Run on the same NodeObservability is going
     │   ├── MissingNodeObservability
-    │   ├── UnknownTarget
-    │   └── SpecIsImmutable
+    │   └── UnknownTarget
     ├── StoreError
     │   ├── NotFound
     │   ├── AlreadyExists
@@ -89,10 +88,6 @@ class MissingNodeObservability(Refused):
 
 class UnknownTarget(Refused):
     """The Run names a target that its NodeObservability does not list."""
-
-
-class SpecIsImmutable(Refused):
-    """A change to a Run's spec other than ``cancel`` and ``ttlSecondsAfterFinished``."""
 
 
 class StoreError(NodeobsError):

@@ -28,16 +28,6 @@ ALERT_OUTCOMES: Final = (
 """What can become of one alert in a notification; ``failed`` could not be stored and is to be sent again."""
 
 RUN_RESULTS: Final = tuple(phase.value for phase in Phase if phase.final)
-COLLECTION_RESULTS: Final = ("success", "failure")
-ADMISSION_REASONS: Final = (
-    "",
-    "ConcurrentRun",
-    "MissingNodeObservability",
-    "UnknownTarget",
-    "SpecIsImmutable",
-    "Forbidden",
-    "Invalid",
-)
 INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http")
 WEBHOOKS: Final = ("alertmanager",)
 

@@ -220,6 +220,13 @@ class Settings(BaseSettings):
             )
         if self.agent_ca_file is not None and not self.agent_tls:
             raise ValueError(f"agent_ca_file has no effect without agent_tls: set {PREFIX}AGENT_TLS to true")
+        if self.agent_token_file is not None and not self.agent_tls:
+            for agent in self.agents:
+                if not is_loopback(agent.host):
+                    raise ValueError(
+                        f"agent_token_file would be sent to {agent.address} for all to read: "
+                        f"set {PREFIX}AGENT_TLS to true"
+                    )
         names = [agent.name for agent in self.agents]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"agents lists {twice[0]!r} more than once; each node has one agent")

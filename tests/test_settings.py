@@ -76,6 +76,16 @@ def test_the_environment_is_read(tmp_path: Path) -> None:
     assert (agent.labels, agent.targets) == ({"role": "worker"}, ("kubelet",))
 
 
+def test_a_token_is_not_sent_to_other_machines_in_the_clear(tmp_path: Path) -> None:
+    token = secret_file(tmp_path)
+    far = '[{"name": "w1", "address": "10.0.0.1:8443"}]'
+    text = refusal(AGENTS=far, AGENT_TOKEN_FILE=token)
+    assert "10.0.0.1:8443" in text
+    assert "NODEOBS_AGENT_TLS" in text
+    assert load(AGENTS=far, AGENT_TOKEN_FILE=token, AGENT_TLS="true").agent_tls
+    assert load(AGENTS='[{"name": "w1", "address": "127.0.0.1:8443"}]', AGENT_TOKEN_FILE=token).agents
+
+
 def test_the_file_is_read_and_the_environment_wins(config: Path, tmp_path: Path) -> None:
     config.write_text(
         f"""

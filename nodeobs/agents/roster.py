@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,23 +38,21 @@ def select(
     subset = {name: agent for name, agent in allowed.items() if _matches(agent, run_selector)}
     if not nodes:
         return Selection(tuple(subset.values()), ())
+    by_host: defaultdict[str, list[Agent]] = defaultdict(list)
+    for agent in rows.values():
+        by_host[agent.host].append(agent)
     chosen: dict[str, Agent] = {}
     missing: dict[str, AgentOutcome] = {}
     for node in nodes:
-        found = _find(subset, node)
+        known = [rows[node]] if node in rows else by_host[node]
+        found = [agent for agent in known if agent.name in subset]
         chosen.update((agent.name, agent) for agent in found)
         if not found:
-            known = _find(rows, node)
-            why = _why_not(node, known, _find(allowed, node), node_selector, run_selector)
+            permitted = [agent for agent in known if agent.name in allowed]
+            why = _why_not(node, known, permitted, node_selector, run_selector)
             for agent in known or [Agent(node)]:
                 missing[agent.name] = AgentOutcome(agent, FailureReason.NO_AGENT, why)
     return Selection(tuple(chosen.values()), tuple(missing.values()))
-
-
-def _find(rows: Mapping[str, Agent], node: str) -> list[Agent]:
-    if node in rows:
-        return [rows[node]]
-    return [agent for agent in rows.values() if agent.host == node]
 
 
 def _matches(agent: Agent, selector: Mapping[str, str]) -> bool:

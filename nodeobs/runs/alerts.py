@@ -21,7 +21,7 @@ from nodeobs.errors import (
     StoreUnavailable,
 )
 from nodeobs.metrics import Metrics
-from nodeobs.model import AnsweredRecord, Document, Metadata, Phase, Run, TriggerRecord, replace
+from nodeobs.model import AnsweredRecord, Document, Metadata, Phase, Run, TriggerKind, TriggerRecord, replace
 from nodeobs.runs.notification import Alert, Notification
 from nodeobs.runs.triggers import Outcome, Plan, Trigger, Verdict, assign, plan, recall
 from nodeobs.store.base import Admit, Store
@@ -158,8 +158,37 @@ def _record(store: Store, trigger: str) -> TriggerRecord | None:
         return None
 
 
+def remember(store: Store, run: Run) -> None:
+    """Record the alerts that a Run answers, where whoever created it was cut off before.
+
+    A Run that is going tells by itself what it answered; it is recorded at the latest before it ends.
+
+    Raises:
+        StoreUnavailable: the record cannot be read.
+    """
+    origin = run.spec.trigger
+    if origin is None or origin.kind is not TriggerKind.ALERT:
+        return
+    record = _record(store, origin.name)
+    if record is not None and any(entry.run == run.key for entry in record.answered):
+        return
+    # Which alert named which node is not known any more.
+    nodes = run.spec.nodes if len(origin.alerts) * len(run.spec.nodes) <= _REMEMBERED else ()
+    records = (
+        AnsweredRecord(
+            fingerprint=alert.fingerprint,
+            starts_at=alert.starts_at,
+            run=run.key,
+            answered_at=run.metadata.creation_timestamp or alert.starts_at,
+            nodes=nodes,
+        )
+        for alert in origin.alerts
+    )
+    _remember(store, origin.name, tuple(records))
+
+
 def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -> None:
-    """Add to what outlives the Runs. Until then the Run itself tells that it answered them."""
+    """Add to what outlives the Runs."""
     problem: StoreError | None = None
     for _ in range(_TRIES):
         try:
@@ -176,7 +205,7 @@ def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -
         else:
             return
     log.warning(
-        "the answered alerts could not be recorded; once their Run is deleted they may start another",
+        "the answered alerts could not be recorded; once their Run has ended they may start another",
         trigger=trigger,
         error=str(problem),
     )

@@ -25,7 +25,7 @@ MAX_PROFILE_BYTES = 4 * 2**30
 """A profile may not be larger than this when unpacked: it comes from the network."""
 
 _MERGE_TIMEOUT = 600.0
-_STORE_ATTEMPTS = 5
+_STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 _TRACE_MAGIC = b"go 1."
 
 
@@ -47,7 +47,8 @@ class Delivery:
         """
         build_id = await asyncio.to_thread(_check, piece.profile, path)
         self.build_ids[agent.name, path.name] = build_id
-        for attempt in range(_STORE_ATTEMPTS):
+        pauses = iter(_STORE_PAUSES)
+        while True:
             try:
                 await asyncio.to_thread(self._outputs.put_file, self._uid, f"{agent.name}/{path.name}", path)
             except OutputStoreFull as error:
@@ -55,10 +56,11 @@ class Delivery:
                     FailureReason.STORAGE_FULL, f"no space left for {path.name} in the output: {error}"
                 ) from error
             except OutputStoreUnavailable as error:
-                if attempt == _STORE_ATTEMPTS - 1:
+                pause = next(pauses, None)
+                if pause is None:
                     raise AgentError(FailureReason.INTERNAL, f"cannot store {path.name}: {error}") from error
                 log.warning("cannot store a profile, trying again", node=agent.name, file=path.name, error=str(error))
-                await asyncio.sleep(0.5 * 2**attempt)
+                await asyncio.sleep(pause)
             else:
                 return
 

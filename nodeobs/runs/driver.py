@@ -29,6 +29,7 @@ from nodeobs.model import AgentRef, DriverClaim, NodeObservability, Phase, Run, 
 from nodeobs.outputs.manifest import Manifest
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs import results
+from nodeobs.runs.alerts import remember
 from nodeobs.runs.delivery import Delivery
 from nodeobs.store.base import Store
 
@@ -125,7 +126,7 @@ class Driver:
 
     def clean_up(self) -> None:
         """After the finish: let the agents drop their copies now that ours are stored; theirs expire anyway."""
-        names = {node.name for node in self.manifest.nodes if not node.upstream} if self.manifest else set()
+        names = results.to_purge(self.manifest) if self.manifest else frozenset()
         agents = [agent for agent in self._around.agents() if agent.name in names]
         with suppress(asyncio.CancelledError):
             self._run(purge(agents, self.run.metadata.uid, connector=self._around.connector))
@@ -143,6 +144,7 @@ class Driver:
         recovering = self.run.status.phase is not Phase.PENDING
         selection = self._earlier_selection() if recovering else self._select(parent)
         self._claim_run(selection)
+        self._until_possible(lambda: remember(around.store, self.run))
         log.info("run claimed", run=self.run.key, uid=uid, agents=len(selection.agents), recovering=recovering)
         delivery = Delivery(around.outputs, uid, spool=self._spool)
         plan = self._plan(parent, recovering=recovering)

@@ -92,6 +92,7 @@ def final_status(run: Run, manifest: Manifest) -> RunStatus:
         finished(run.status, phase, reason=phase.value, message=message, now=manifest.finished_at),
         agents=tuple(AgentRef(name=node.name, ip=node.ip, port=node.port) for node in delivered),
         failed_agents=_fitting(_failed_agent(node) for node in failed),
+        output=run.status.output,
         summary=manifest.summary,
         conditions=(
             _condition("Ready", phase is Phase.SUCCEEDED, phase.value, message, manifest.finished_at),
@@ -101,12 +102,23 @@ def final_status(run: Run, manifest: Manifest) -> RunStatus:
     )
 
 
+def to_purge(manifest: Manifest) -> frozenset[str]:
+    """Nodes whose agents may drop their copies: not those that may hold what could not be brought here or stored."""
+    kept = {FailureReason.STORAGE_FULL, FailureReason.INTERNAL, FailureReason.TIMEOUT}
+    return frozenset(
+        node.name
+        for node in manifest.nodes
+        if not node.upstream and (manifest.cancelled or not any(piece.reason in kept for piece in node.pieces))
+    )
+
+
 def finished(status: RunStatus, phase: Phase, *, reason: str, message: str, now: datetime) -> RunStatus:
     """Status of a Run that ended without an output."""
     return replace(
         status,
         phase=phase,
         finished_timestamp=now,
+        output="",
         conditions=(
             _condition("Ready", False, reason, message, now),
             _condition("Finished", True, reason, message, now),

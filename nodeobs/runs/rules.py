@@ -11,10 +11,9 @@ from nodeobs.errors import (
     MissingNodeObservability,
     NotFound,
     RunInProgress,
-    SpecIsImmutable,
     UnknownTarget,
 )
-from nodeobs.model import NodeObservability, Phase, Run, RunSpec, replace
+from nodeobs.model import NodeObservability, Phase, Run
 from nodeobs.store.base import Admit, Reader
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -76,21 +75,6 @@ def may_start(run: Run, *, runs: Iterable[Run], now: datetime) -> None:
                 f"since {_age(other, now)} s; one Run at a time: wait for it or cancel it",
                 holder=other.key,
             )
-
-
-def may_change(old: RunSpec, new: RunSpec) -> None:
-    """Check a change to a Run's spec.
-
-    Raises:
-        SpecIsImmutable: more than ``cancel`` (to true) and ``ttlSecondsAfterFinished`` differs.
-    """
-    settled = replace(new, cancel=old.cancel, ttl_seconds_after_finished=old.ttl_seconds_after_finished)
-    if settled != old:
-        raise SpecIsImmutable(
-            "a Run's spec cannot be changed, only cancel and ttlSecondsAfterFinished; create another Run"
-        )
-    if old.cancel and not new.cancel:
-        raise SpecIsImmutable("a cancelled Run cannot be resumed; create another Run")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ _KINDS: Mapping[type[errors.NodeobsError], tuple[int, str]] = {
     errors.RunInProgress: (409, "run-in-progress"),
     errors.MissingNodeObservability: (422, "missing-nodeobservability"),
     errors.UnknownTarget: (422, "unknown-target"),
-    errors.SpecIsImmutable: (422, "immutable"),
     errors.NotFound: (404, "not-found"),
     errors.AlreadyExists: (409, "already-exists"),
     errors.Conflict: (409, "conflict"),

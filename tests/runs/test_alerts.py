@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from nodeobs.errors import AlreadyExists, StoreUnavailable
 from nodeobs.metrics import ALERT_OUTCOMES, Metrics
 from nodeobs.model import Phase, Resource, Run, RunStatus, TriggerRecord, decode_json, encode_json, replace
-from nodeobs.runs.alerts import Answer, answer
+from nodeobs.runs.alerts import Answer, answer, remember
 from nodeobs.runs.notification import Notification
 from nodeobs.runs.rules import admit
 from nodeobs.runs.triggers import Outcome, Trigger
@@ -326,6 +326,19 @@ class TestFailure:
         assert not world.store.list(TriggerRecord)
         assert outcomes(world.tell(notification)) == ["duplicate"]
         assert len(world.store.list(Run)) == 1
+
+    def test_whoever_drives_the_run_writes_the_record_that_a_crash_left_out(self, world: World) -> None:
+        world.store.before[TriggerRecord] = [fail(Crash())]
+        with pytest.raises(Crash):
+            world.tell(make_notification(make_alert("a", node="w1")))
+        (run,) = world.store.list(Run)
+        remember(world.store, run)
+        remember(world.store, run)
+        world.finish()
+        record = world.store.get(TriggerRecord, "kubelet-slow")
+        assert [(entry.fingerprint, entry.run, entry.nodes) for entry in record.answered] == [("a", run.key, ("w1",))]
+        again = make_notification(make_alert("a", node="w1"), make_alert("z", node="w1"), group_key="other")
+        assert outcomes(world.tell(again)) == ["duplicate", "cooldown"]
 
     def test_a_record_that_cannot_be_written_is_logged_and_the_run_told(self, world: World) -> None:
         world.store.before[TriggerRecord] = [fail(StoreUnavailable("disk full"))]

@@ -11,10 +11,10 @@ import pytest
 
 from nodeobs.agents.agent import Agent
 from nodeobs.errors import OutputStoreUnavailable, StoreUnavailable
-from nodeobs.model import Condition, DriverClaim, Phase, Run, replace
+from nodeobs.model import Condition, DriverClaim, FailureReason, Phase, Run, replace
 from nodeobs.outputs.manifest import Manifest
 from nodeobs.outputs.store import OutputStore
-from nodeobs.runs import results
+from nodeobs.runs import delivery, results
 from nodeobs.store.base import Change, R
 from nodeobs.store.sqlite import SqliteStore
 from tests.builders import START, make_run
@@ -163,6 +163,32 @@ def test_a_node_called_as_a_part_of_every_output_does_not_hold_the_run_up(world:
     run = world.wait(world.store.create(make_run(duration_seconds=1)), seconds=20)
     assert [agent.name for agent in run.status.agents] == ["node-0"]
     assert f"cannot be called {name!r}" in run.status.failed_agents[0].message
+
+
+class AwayOutputs(OutputStore):
+    """Outputs that cannot be reached when files are to be stored."""
+
+    def put_file(self, uid: str, name: str, source: Path) -> None:
+        raise OutputStoreUnavailable("as the test wants it")
+
+
+def test_what_could_not_be_stored_stays_on_its_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_STORE_PAUSES", (0.01, 0.01))
+    world.outputs = AwayOutputs(str(world.folder / "outputs"))
+    fleet = world.agents(Behaviour(), Behaviour(failing={"kubelet": FailureReason.FORBIDDEN}))
+    world.lead()
+    run = world.wait(world.store.create(make_run(duration_seconds=1)))
+    reasons = {agent.name: agent.reason for agent in run.status.failed_agents}
+    assert reasons == {"node-0": FailureReason.INTERNAL, "node-1": FailureReason.FORBIDDEN}
+    wait_for("the other agent may drop its copies", lambda: fleet[1].asked("DELETE"))
+    assert not fleet[0].asked("DELETE")
+
+
+def test_a_run_without_an_output_names_none(world: World) -> None:
+    run = stuck(world)
+    assert run.status.output
+    world.change(run, cancel=True)
+    assert world.wait(run, seconds=20).status.output == ""
 
 
 def test_giving_up_on_a_run_that_is_handed_over_leaves_it_to_the_next_driver(world: World) -> None:

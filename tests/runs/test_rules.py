@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeobs.errors import InvalidInput, MissingNodeObservability, RunInProgress, SpecIsImmutable, UnknownTarget
+from nodeobs.errors import InvalidInput, MissingNodeObservability, RunInProgress, UnknownTarget
 from nodeobs.model import NodeObservabilityRef, Phase, Run, replace
-from nodeobs.runs.rules import may_change, may_exist, may_start, settle
+from nodeobs.runs.rules import may_exist, may_start, settle
 from tests.builders import START, make_observability, make_run
 
 GOING = [phase for phase in Phase if not phase.final]
@@ -67,15 +67,6 @@ def test_the_reference_must_be_of_the_parents_type() -> None:
     with pytest.raises(InvalidInput) as refusal:
         may_exist(replace(run, spec=replace(run.spec, node_observability_ref=ref)), observability=make_observability())
     assert refusal.value.pointer == "/spec/nodeObservabilityRef/type"
-
-
-def test_only_cancel_and_ttl_may_change() -> None:
-    spec = make_run().spec
-    may_change(spec, replace(spec, cancel=True, ttl_seconds_after_finished=60))
-    with pytest.raises(SpecIsImmutable):
-        may_change(spec, replace(spec, duration_seconds=31))
-    with pytest.raises(SpecIsImmutable, match="cannot be resumed"):
-        may_change(replace(spec, cancel=True), spec)
 
 
 def test_a_claimed_run_stays_and_the_oldest_pending_one_goes_first() -> None:
