@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType, FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 from nodeobs.errors import ProfilerInUse
 from nodeobs.pprof.encode import write
@@ -77,6 +77,16 @@ def _look_until(sampler: _Sampler, end: float, stop: threading.Event) -> None:
         sampler.look()
 
 
+class _Clock(NamedTuple):
+    """What a thread has used."""
+
+    identity: int
+    """Python's, by which its frame is found."""
+    name: str
+    used: int
+    """CPU time in nanoseconds."""
+
+
 class _Sampler:
     """Counts stacks."""
 
@@ -85,7 +95,7 @@ class _Sampler:
         # By the code's identity, as comparing code takes long; the code is kept so that no other can have its id.
         self._functions: dict[int, tuple[Function, CodeType]] = {}
         self._own = threading.get_ident()
-        self._charged = {thread: used for thread, (used, _) in self._clocks().items()}
+        self._charged = {thread: clock.used for thread, clock in self._clocks().items()}
         """CPU time of each thread that is accounted for, in nanoseconds."""
         self._waiting: dict[int, tuple[tuple[_Place, ...], str, int]] = {}
         """Where each thread that had used CPU was seen waiting last."""
@@ -100,14 +110,14 @@ class _Sampler:
         time.sleep(_GLANCE_SECONDS)
         now = self._clocks()
         frames = sys._current_frames()
-        for thread, (used, name) in now.items():
-            frame = frames.pop(thread, None)
-            if frame is None or used == self._charged.get(thread):
+        for thread, clock in now.items():
+            frame = frames.get(clock.identity)
+            if frame is None or clock.used == self._charged.get(thread):
                 continue
-            if used - before.get(thread, (used, name))[0] < _RUNNING_NANOS:
-                self._waiting[thread] = self._stack(frame), name, used
+            if clock.used - before.get(thread, clock).used < _RUNNING_NANOS:
+                self._waiting[thread] = self._stack(frame), clock.name, clock.used
                 continue
-            self._count(thread, self._stack(frame), name, used)
+            self._count(thread, self._stack(frame), clock.name, clock.used)
 
     def settle(self) -> None:
         """Count what is left, of threads that were never found running, where they were seen last."""
@@ -121,15 +131,15 @@ class _Sampler:
         count[1] += used - self._charged.get(thread, 0)
         self._charged[thread] = used
 
-    def _clocks(self) -> dict[int, tuple[int, str]]:
-        """CPU time in nanoseconds and name of each thread, by its identity."""
+    def _clocks(self) -> dict[int, _Clock]:
+        """The other threads' clocks, by the system's number of each: Python gives an identity out again at once."""
         clocks = {}
         for thread in threading.enumerate():
             if thread.native_id is None or thread.ident is None or thread.ident == self._own:
                 continue
             with suppress(OSError):  # it ended just now
                 used = time.clock_gettime_ns(~thread.native_id << 3 | _THREAD_CPU_CLOCK)
-                clocks[thread.ident] = used, thread.name
+                clocks[thread.native_id] = _Clock(thread.ident, thread.name, used)
         return clocks
 
     def _stack(self, frame: FrameType | None) -> tuple[_Place, ...]:

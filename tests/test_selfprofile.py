@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,6 +112,35 @@ def test_a_thread_that_uses_little_is_counted_too() -> None:
     thread.join()
     values = [sample.values for sample in found.samples if Label("thread", "drowsy") in sample.labels]
     assert sum(nanos for _, nanos in values) > 0, found
+
+
+def burn_a_little(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(2000))
+
+
+def burn_in_threads_one_after_another(stop: threading.Event) -> None:
+    while not stop.is_set():
+        # A thread gets the identity of the one that ended before it, which used more.
+        for seconds in (0.2, 0.05):
+            thread = threading.Thread(target=burn_a_little, args=(seconds,))
+            thread.start()
+            thread.join()
+
+
+def test_a_thread_is_not_taken_for_one_that_ended() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=burn_in_threads_one_after_another, args=(stop,))
+    thread.start()
+    before = time.process_time_ns()
+    profile = read(SelfProfiler().profile(1.5))
+    used = time.process_time_ns() - before
+    stop.set()
+    thread.join()
+    values = [sample.values[1] for sample in profile.samples]
+    assert min(values) > 0
+    assert used * 0.3 < sum(values) <= used
 
 
 def test_it_is_a_cpu_profile_like_gos(profile: Profile) -> None:
