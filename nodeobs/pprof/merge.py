@@ -17,6 +17,7 @@ import gc
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -28,9 +29,13 @@ from nodeobs.errors import ProfileError
 from nodeobs.pprof.decode import DEFAULT_MAX_BYTES, Reader
 from nodeobs.pprof.encode import write
 from nodeobs.pprof.merging import Merger
+from nodeobs.pprof.profile import Profile
 
 _PR_SET_PDEATHSIG: Final = 1
 _NICENESS: Final = 10
+# 500 kubelet profiles with no stack in common take a tenth of it; but a small file can unpack to what
+# would take all that the machine has, and the service with it.
+_MOST_MEMORY: Final = 2 << 30
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         _end_with(int(arguments[1]))
     os.nice(_NICENESS)
+    _bound_memory()
     # Merging makes no reference cycles, and looking for them in all that it holds would take a third of its time.
     gc.disable()
     try:
@@ -65,12 +71,26 @@ def _end_with(parent: int) -> None:
         sys.exit(f"the parent process {parent} is gone")
 
 
+def _bound_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _MOST_MEMORY if hard == resource.RLIM_INFINITY else min(hard, _MOST_MEMORY)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def _merge(output: Path, inputs: Sequence[tuple[Path, dict[str, str]]]) -> dict[str, Any]:
+    try:
+        return _merge_within_memory(output, inputs)
+    except MemoryError:
+        error = "the profiles take more memory together than merging may have"
+        return {"output": str(output), "inputs": 0, "skipped": [], "error": error}
+
+
+def _merge_within_memory(output: Path, inputs: Sequence[tuple[Path, dict[str, str]]]) -> dict[str, Any]:
     reader, merger = Reader(), Merger()
     skipped = []
     for path, labels in inputs:
         try:
-            merger.add(reader.read(_contents(path)), labels)
+            merger.add(_read(reader, path), labels)
         except (ProfileError, OSError) as error:
             skipped.append({"path": str(path), "message": str(error)})
     answer: dict[str, Any] = {"output": str(output), "inputs": len(inputs) - len(skipped), "skipped": skipped}
@@ -84,12 +104,17 @@ def _merge(output: Path, inputs: Sequence[tuple[Path, dict[str, str]]]) -> dict[
     return answer | {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def _read(reader: Reader, path: Path) -> Profile:
+    try:
+        return reader.read(_contents(path))
+    except MemoryError:
+        raise ProfileError("it takes more memory than merging may have") from None
+
+
 def _contents(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(DEFAULT_MAX_BYTES + 1)
-    if len(data) > DEFAULT_MAX_BYTES:
+    if path.stat().st_size > DEFAULT_MAX_BYTES:
         raise ProfileError(f"larger than the {DEFAULT_MAX_BYTES} bytes that can be merged")
-    return data
+    return path.read_bytes()
 
 
 def _store(output: Path, data: bytes) -> None:

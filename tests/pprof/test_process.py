@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nodeobs.pprof import read, write
 from nodeobs.pprof.merging import merge
 from nodeobs.pprof.process import MergeInput, MergeJob, merge_in_process
+from nodeobs.pprof.profile import Location, Profile, ValueType
 from tests.pprof.conftest import DATA, GoPprof
 
 LONG = 60.0
@@ -238,3 +241,46 @@ def test_a_wrong_document_is_refused(document: str) -> None:
     done = _by_hand(document)
     assert (done.returncode, done.stdout) == (2, "")
     assert "not a document of merges" in done.stderr
+
+
+def _bomb() -> bytes:
+    """A small file of a million samples that are all the same."""
+    start = Profile(sample_types=(ValueType("cpu", "ns"),), locations=[Location(1)])
+    return gzip.compress(gzip.decompress(write(start)) + b"\x12\x06\x0a\x01\x01\x12\x01\x01" * 1_000_000)
+
+
+def _merge_with(memory: int, output: Path, *inputs: MergeInput) -> dict[str, Any]:
+    """What the process answers when it may have so many bytes of memory."""
+    given = [{"path": str(each.path), "labels": dict(each.labels)} for each in inputs]
+    done = subprocess.run(
+        ["prlimit", f"--data={memory}", sys.executable, "-m", "nodeobs.pprof.merge"],
+        input=json.dumps({"merges": [{"output": str(output), "inputs": given}]}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_a_profile_that_would_take_all_memory_is_left_out(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(_bomb())
+    assert bomb.stat().st_size < 20_000
+    answer = _merge_with(150 << 20, tmp_path / "merged", _labelled(CPU, "n1"), _labelled(bomb, "n2"))
+    assert answer["inputs"] == 1
+    assert answer["skipped"] == [{"path": str(bomb), "message": "it takes more memory than merging may have"}]
+    assert read((tmp_path / "merged").read_bytes()).samples
+
+
+def test_memory_is_bounded(tmp_path: Path, endless: Callable[[], int]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        stop = threading.Event()
+        job = MergeJob(output=tmp_path / "merged", inputs=[MergeInput(path=tmp_path / "endless")])
+        done = pool.submit(merge_in_process, [job], timeout=LONG, stop=stop)
+        endless()
+        limits = [Path(f"/proc/{pid}/limits").read_text() for pid in _children()]
+        stop.set()
+        done.result()
+    assert any(f"{2 << 30}" in line for text in limits for line in text.splitlines() if "data size" in line)
