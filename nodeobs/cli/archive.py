@@ -119,6 +119,9 @@ def _extract(
             digest.update(chunk)
             file.write(chunk)
             progress(len(chunk))
+            # A sparse member is longer than what the archive holds of it.
+            if file.tell() > wanted.bytes:
+                raise Failure(f"{member.name} is larger than its manifest says; nothing was kept")
         size = file.tell()
         file.flush()
         os.fsync(file.fileno())

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,25 @@ def test_what_is_wrong_leaves_nothing(service: FakeService, nodeobs: Invoke, tmp
     assert not Path("/tmp/evil").exists()
 
 
-def test_a_small_archive_cannot_fill_the_disk(service: FakeService, nodeobs: Invoke, tmp_path: Path) -> None:
-    serve_output(service, huge())
+def sparse() -> bytes:
+    """A member of 1 kB that stands for a terabyte of nothing."""
+    info = tarfile.TarInfo("uid/node-1/kubelet-cpu.pb.gz")
+    size = str(10**12)
+    names = {"major": "1", "minor": "0", "name": info.name, "realsize": size}
+    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in names.items()}
+    no_data = b"0\n".ljust(512, b"\0")
+    info.size = len(no_data)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(no_data))
+    return gzip.compress(packed.getvalue())
+
+
+@pytest.mark.parametrize("archive_of", [huge, sparse])
+def test_a_small_archive_cannot_fill_the_disk(
+    service: FakeService, nodeobs: Invoke, tmp_path: Path, archive_of: Callable[[], bytes]
+) -> None:
+    serve_output(service, archive_of())
     result = nodeobs("pull", "run-1")
     assert result.exit_code == 1
     assert "larger than its manifest says" in result.stderr
