@@ -77,6 +77,15 @@ class Program:
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.name} said:\n{self.said()[-4000:]}") from None
 
+    def ready(self, what: str, probe: Callable[[], object]) -> Program:
+        """Itself, once ``probe`` answers; ended where it never does."""
+        try:
+            self.wait_until(what, probe)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
     def kill(self) -> None:
         """End it and all its children at once, as ``kill -9`` does."""
         self._signal(signal.SIGKILL)

@@ -29,8 +29,8 @@ class Agent:
         argv: list[str] = [sys.executable, "-m", "nodeobs.nodeagent", "--port", str(self.port)]
         argv += ["--storage", str(self.folder / "storage"), "--crio-socket", "", "--containerd-socket", ""]
         argv += [part for name, where in self.targets.items() for part in ("--target", f"{name}={where}")]
-        self.program = Program(f"agent {self.node}", argv, log=self.folder / "agent.log")
-        self.program.wait_until("agent is ready", lambda: is_ok(f"{self.url}/readyz"))
+        program = Program(f"agent {self.node}", argv, log=self.folder / "agent.log")
+        self.program = program.ready("agent is ready", lambda: is_ok(f"{self.url}/readyz"))
         return self.program
 
     def stop(self) -> None:
@@ -69,8 +69,8 @@ class Service:
     def start(self) -> Program:
         """Start it (again), on its port and with its data."""
         argv = [sys.executable, "-m", "gunicorn", "app:app"]
-        self.program = Program("service", argv, log=self.folder / "service.log", environ=self.environ)
-        self.program.wait_until("service is ready", lambda: is_ok(f"{self.url}/readyz"))
+        program = Program("service", argv, log=self.folder / "service.log", environ=self.environ)
+        self.program = program.ready("service is ready", lambda: is_ok(f"{self.url}/readyz"))
         return self.program
 
     def stop(self) -> None:
