@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes tells about the machine, and about the first one in a new clone, which fills a cache.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NO_SKIPS = os.environ.get("ALLOW_NO_SKIPPED_TESTS") == "1"
+
+
+def pytest_configure() -> None:
+    """Let programs under test hear SIGINT: a script that starts the tests with ``&`` has them all ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
