@@ -57,7 +57,10 @@ def read_document(kind: type[D]) -> D:
         document = from_builtins(raw, kind)
     except InvalidInput as error:
         raise InvalidInput(f"{error.detail}{explain(kind, error.pointer)}", pointer=error.pointer) from error
-    _refuse_unknown(raw, to_builtins(document), "")
+    try:
+        _refuse_unknown(raw, to_builtins(document), "")
+    except RecursionError as error:  # what is nested just so deep that it could be decoded
+        raise BadRequest("the body is nested too deeply") from error
     return document
 
 

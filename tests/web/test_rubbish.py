@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -99,6 +101,23 @@ def test_an_unknown_field_in_each_place(
             answer = client.open(path, method=method, json=changed(document, (*place, "surprise"), 1))
             assert_refused(answer, services, before)
             assert "surprise" in answer.text
+
+
+def test_a_document_nested_just_so_deep_that_it_can_be_decoded(
+    client: FlaskClient, services: Services, observability: NodeObservability
+) -> None:
+    before = state(services)
+
+    def create(depth: int) -> int:
+        nested = '{"a":' * depth + "1" + "}" * depth
+        answer = client.post(OBSERVABILITIES, data=f'{{"metadata":{{"name":"cluster"}},"status":{nested}}}')
+        assert_refused(answer, services, before)
+        return answer.status_code
+
+    # Fit to be taken (but for its name, which is), or too deep: around where the one becomes the other.
+    edge = bisect.bisect_left(range(sys.getrecursionlimit()), True, key=lambda depth: create(depth) == 400)
+    for depth in range(edge - 5, edge + 5):
+        create(depth)
 
 
 @pytest.mark.parametrize("name", NAMES)
