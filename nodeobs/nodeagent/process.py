@@ -88,6 +88,8 @@ async def _serve(settings: AgentSettings, storage: Storage, listener: socket.soc
     )
     housekeeping = asyncio.create_task(_keep_house(kept, certificate), name="housekeeping")
     try:
+        # Not left to uvicorn, which has much to do before: whoever reads the announcement may connect.
+        listener.listen(_BACKLOG)
         _announce(settings, listener)
         await _Listener(application, certificate).serve(sockets=[listener])
     finally:

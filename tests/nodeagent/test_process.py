@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,8 @@ UNWANTED = {
 # Runs the agent to its end (--help ends it), then names what it has loaded.
 LOADED = """
 import runpy, sys
+
+pytestmark = pytest.mark.slow
 sys.argv = ["agent", "--version"]
 try:
     runpy.run_module("nodeobs.nodeagent", run_name="__main__")
@@ -76,6 +80,21 @@ def test_memory_with_tls_is_small_and_does_not_grow_with_the_profile(
     assert state["pieces"][0]["file"]["bytes"] == received == 200_000_000
     assert peak - before < 5_000, (before, peak)
     assert agent.pss() < 35_000
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_who_reads_that_it_listens_can_connect(tmp_path: Path, attempt: int) -> None:
+    arguments = ["--port", "0", "--storage", str(tmp_path), "--crio-socket", "", "--containerd-socket", ""]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodeobs.nodeagent", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        port = re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())
+        try:
+            assert port is not None
+            socket.create_connection(("127.0.0.1", int(port[1])), timeout=SECONDS).close()
+        finally:
+            process.kill()
 
 
 def test_its_own_profile(agent: AgentProcess) -> None:
