@@ -34,6 +34,7 @@ FURTHEST_START: Final = 300.0
 """Seconds that a start instant may lie ahead."""
 _ON_TIME: Final = 0.05
 """Seconds after the start instant that do not count as late."""
+_OWN_FAULT: Final = "the agent failed; its log has the details"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,15 +203,15 @@ class NodeAgent:
         return going
 
     async def _drive(self, going: Collecting, begin: float) -> None:
-        """Carry a collection from its first write to its last; no error leaves it."""
+        """Carry a collection from its first write to its last; whatever goes wrong, the agent is free afterwards."""
         try:
             await self._kept.save(going.collection)
-        except AgentError as error:
-            logger.warning("collection %s is not started: %s", going.collection.id, error)
-            going.refusal = error
+        except Exception as error:
+            # A task's edge, as below.
+            going.refusal = self._refusal(going, error)
+            self._going = None
             with contextlib.suppress(AgentError):  # what is left of it is found at the next start
                 await self._kept.remove(going.collection.id)
-            self._going = None
             return
         finally:
             going.accepted.set()
@@ -226,6 +227,14 @@ class NodeAgent:
             self._metrics.running.set(0)
         await self._finish(going)
 
+    def _refusal(self, going: Collecting, error: Exception) -> AgentError:
+        if isinstance(error, AgentError):
+            logger.warning("collection %s is not started: %s", going.collection.id, error)
+            return error
+        logger.error("collection %s is not started", going.collection.id, exc_info=error)
+        self._metrics.internal_errors.inc()
+        return AgentError(FailureReason.INTERNAL, _OWN_FAULT)
+
     async def _run(self, going: Collecting, begin: float) -> None:
         identifier, duration = going.collection.id, going.collection.duration_seconds
         logger.info("collection %s: %d profiles, %d s", identifier, len(going.collection.pieces), duration)
@@ -235,9 +244,8 @@ class NodeAgent:
             # A task's edge: the agent must be free for the next collection.
             logger.exception("collection %s failed", identifier)
             self._metrics.internal_errors.inc()
-            message = "the agent failed; its log has the details"
-            going.give_up(FailureReason.INTERNAL, message)
-            going.change(state=CollectionState.FAILED, reason=FailureReason.INTERNAL, message=message)
+            going.give_up(FailureReason.INTERNAL, _OWN_FAULT)
+            going.change(state=CollectionState.FAILED, reason=FailureReason.INTERNAL, message=_OWN_FAULT)
         else:
             going.change(state=CollectionState.DONE)
             if not going.collection.pieces:
@@ -252,9 +260,11 @@ class NodeAgent:
             "collection %s: %s, %d of %d profiles failed",
             collection.id, collection.state, failed, len(collection.pieces),
         )  # fmt: skip
-        await self._kept.add(collection)
-        self._going = None
-        going.finished.set()
+        try:
+            await self._kept.add(collection)
+        finally:
+            self._going = None
+            going.finished.set()
 
 
 def _lead(request: CollectionRequest, receipt: Receipt) -> float:

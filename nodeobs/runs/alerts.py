@@ -169,33 +169,30 @@ def remember(store: Store, run: Run) -> None:
     origin = run.spec.trigger
     if origin is None or origin.kind is not TriggerKind.ALERT:
         return
-    record = _record(store, origin.name)
-    if record is not None and any(entry.run == run.key for entry in record.answered):
-        return
-    # Which alert named which node is not known any more.
-    nodes = run.spec.nodes if len(origin.alerts) * len(run.spec.nodes) <= _REMEMBERED else ()
+    nodes = run.spec.nodes
     records = (
         AnsweredRecord(
             fingerprint=alert.fingerprint,
             starts_at=alert.starts_at,
             run=run.key,
             answered_at=run.metadata.creation_timestamp or alert.starts_at,
-            nodes=nodes,
+            # Which alert named which node is not known any more. There are as many alerts as nodes, or more.
+            nodes=(nodes[index % len(nodes)],) if nodes else (),
         )
-        for alert in origin.alerts
+        for index, alert in enumerate(origin.alerts)
     )
     _remember(store, origin.name, tuple(records))
 
 
 def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -> None:
-    """Add to what outlives the Runs."""
+    """Add to what outlives the Runs, unless it is there: whoever created the Run and whoever drives it do this."""
     problem: StoreError | None = None
     for _ in range(_TRIES):
         try:
             known = _record(store, trigger)
             if known is None:
                 store.create(TriggerRecord(metadata=Metadata(name=trigger), answered=records[-_REMEMBERED:]))
-            else:
+            elif not {entry.run for entry in known.answered}.intersection(entry.run for entry in records):
                 store.update(replace(known, answered=(known.answered + records)[-_REMEMBERED:]))
         except (Conflict, AlreadyExists, NotFound) as error:
             problem = error

@@ -142,6 +142,9 @@ def _drive(run: Callable[[threading.Event], None], metrics: Metrics, stop: threa
     while not stop.is_set():
         try:
             run(stop)
+        except StoreUnavailable as error:
+            log.warning("cannot lead now; trying again", error=str(error), seconds=_RESTART_SECONDS)
+            stop.wait(_RESTART_SECONDS)
         except Exception:  # a thread's edge
             log.exception("the controller failed; it starts again", seconds=_RESTART_SECONDS)
             metrics.internal_errors.labels("controller").inc()

@@ -6,10 +6,14 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from nodeobs.agents.agent import Agent, start_skew
 from nodeobs.model import FailureReason
 from tests.agents.driving import Drive, connector
 from tests.fakes.agent_simulator import SimulatorProcess
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_hundred_agents_start_at_one_instant_with_unreachable_ones_among_them(

@@ -15,6 +15,8 @@ from nodeobs.model import CollectionRequest, FailureReason, PieceState, ProfileT
 from tests.agents.driving import PAST, Drive, connector, copy, quick, rows, utc_now
 from tests.fakes.agent_simulator import Behaviour, Fleet, tiny_profile
 
+pytestmark = pytest.mark.slow
+
 ANOTHER = b'{"id": "other", "state": "Running", "now": "2026-01-01T00:00:00Z", "receivedAt": "2026-01-01T00:00:00Z"}'
 
 FAR_FUTURE = (

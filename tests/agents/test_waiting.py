@@ -15,6 +15,8 @@ from nodeobs.model import FailureReason, PieceResult, PieceState, ProfileType
 from tests.agents.driving import PAST, Drive, quick, rows
 from tests.fakes.agent_simulator import Behaviour, Fleet
 
+pytestmark = pytest.mark.slow
+
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):

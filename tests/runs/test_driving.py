@@ -28,6 +28,8 @@ from tests.processes import wait_for
 from tests.profiles import large_profile
 from tests.runs.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 def condition(run: Run, kind: str) -> Condition:
     return next(condition for condition in run.status.conditions if condition.type == kind)

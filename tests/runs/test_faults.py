@@ -22,6 +22,8 @@ from tests.fakes.agent_simulator import Behaviour
 from tests.processes import wait_for
 from tests.runs.conftest import World, now
 
+pytestmark = pytest.mark.slow
+
 
 class FaultyStore(SqliteStore):
     """A store that can be made to fail; its watches are short."""

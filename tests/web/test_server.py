@@ -37,6 +37,8 @@ from tests.web.support import (
     run_body,
 )
 
+pytestmark = pytest.mark.slow
+
 BIG = 48 * 2**20
 
 
@@ -226,6 +228,18 @@ def test_a_key_that_cannot_be_used_ends_it_with_a_message(tmp_path: Path, author
         said = service.program.said()
         assert "Traceback" not in said
         assert f"tls_key_file {tmp_path / 'key.pem'}: cannot be used" in said
+
+
+def test_a_lock_that_cannot_be_taken_is_said_without_a_traceback(tmp_path: Path) -> None:
+    service = RealService(tmp_path)
+    service.data.mkdir(exist_ok=True)
+    (service.data / "leader.lock").write_text("rubbish")
+    with service.program:
+        said = service.program.wait_until(
+            "the log says why nobody leads", lambda: text if "cannot lead" in (text := service.program.said()) else None
+        )
+        assert "leader.lock is damaged" in said
+        assert "Traceback" not in said
 
 
 def test_fifty_creates_at_once_give_one_run(service: RealService) -> None:
