@@ -206,8 +206,7 @@ class NodeAgent:
         """Carry a collection from its first write to its last; whatever goes wrong, the agent is free afterwards."""
         try:
             await self._kept.save(going.collection)
-        except Exception as error:
-            # A task's edge, as below.
+        except Exception as error:  # noqa: BLE001 a task's edge: it is logged and counted
             going.refusal = self._refusal(going, error)
             self._going = None
             with contextlib.suppress(AgentError):  # what is left of it is found at the next start
@@ -262,6 +261,10 @@ class NodeAgent:
         )  # fmt: skip
         try:
             await self._kept.add(collection)
+        except Exception:
+            # A task's edge, as above; it is kept in memory.
+            logger.exception("the end of collection %s is not recorded", collection.id)
+            self._metrics.internal_errors.inc()
         finally:
             self._going = None
             going.finished.set()
