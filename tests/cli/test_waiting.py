@@ -132,7 +132,7 @@ def interrupt_while_waiting(service: FakeService, *arguments: str) -> subprocess
     finally:
         release.set()
         process.kill()
-        process.wait()
+        process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 

@@ -120,7 +120,8 @@ def test_state_that_cannot_be_read_blocks_nothing(run_agent: AgentFactory, targe
     (storage / "never-answered").mkdir()
     (storage / "foreign").mkdir()
     (storage / "foreign" / "file").write_text("not ours")
-    (storage / ".removed-run-7").mkdir()
+    (storage / ".-run-7").mkdir()
+    (storage / ".-run-7" / "api-cpu.pb.gz").write_bytes(b"of a removal that was interrupted")
     (storage / "agent.err").write_text("{}")
     agent = run_agent("--target", f"api={target.url}")
     for name in states:
