@@ -117,7 +117,12 @@ def _settle(trigger: str, ask: Callable[..., Plan], store: Store, admit: Callabl
             log.warning("a trigger's Run was refused", trigger=trigger, error=str(error))
             return _without_run(planned, Outcome.REFUSED, run=None, message=str(error))
         log.info("alerts started a Run", run=planned.run.key, trigger=trigger, alerts=len(planned.records))
-        _remember(store, trigger, planned.records)
+        try:
+            _remember(store, trigger, planned.records)
+        except StoreUnavailable as error:
+            log.warning(
+                "the answered alerts are not recorded yet; the Run's driver will", trigger=trigger, error=str(error)
+            )
         return planned
     raise StoreUnavailable(
         f"other requests created the Runs of the trigger {trigger!r} first, {_TRIES} times: try again"
@@ -164,7 +169,7 @@ def remember(store: Store, run: Run) -> None:
     A Run that is going tells by itself what it answered; it is recorded at the latest before it ends.
 
     Raises:
-        StoreUnavailable: the record cannot be read.
+        StoreUnavailable: a retry can help.
     """
     origin = run.spec.trigger
     if origin is None or origin.kind is not TriggerKind.ALERT:
@@ -185,27 +190,27 @@ def remember(store: Store, run: Run) -> None:
 
 
 def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -> None:
-    """Add to what outlives the Runs, unless it is there: whoever created the Run and whoever drives it do this."""
+    """Add to what outlives the Runs, each once: whoever created the Run and whoever drives it do this.
+
+    Raises:
+        StoreUnavailable: a retry can help.
+    """
+    records = records[-_REMEMBERED:]
     problem: StoreError | None = None
     for _ in range(_TRIES):
         try:
             known = _record(store, trigger)
             if known is None:
-                store.create(TriggerRecord(metadata=Metadata(name=trigger), answered=records[-_REMEMBERED:]))
-            elif not {entry.run for entry in known.answered}.intersection(entry.run for entry in records):
-                store.update(replace(known, answered=(known.answered + records)[-_REMEMBERED:]))
+                store.create(TriggerRecord(metadata=Metadata(name=trigger), answered=records))
+            else:
+                there = {(entry.run, entry.fingerprint, entry.starts_at) for entry in known.answered}
+                new = (entry for entry in records if (entry.run, entry.fingerprint, entry.starts_at) not in there)
+                store.update(replace(known, answered=(*known.answered, *new)[-_REMEMBERED:]))
         except (Conflict, AlreadyExists, NotFound) as error:
             problem = error
-        except StoreUnavailable as error:
-            problem = error
-            break
         else:
             return
-    log.warning(
-        "the answered alerts could not be recorded; once their Run has ended they may start another",
-        trigger=trigger,
-        error=str(problem),
-    )
+    raise StoreUnavailable(f"others changed what the trigger {trigger!r} answered, {_TRIES} times") from problem
 
 
 def _in_order(alerts: Iterable[Alert], verdicts: Iterable[Verdict]) -> tuple[AlertAnswer, ...]:

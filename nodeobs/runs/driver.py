@@ -144,7 +144,7 @@ class Driver:
         recovering = self.run.status.phase is not Phase.PENDING
         selection = self._earlier_selection() if recovering else self._select(parent)
         self._claim_run(selection)
-        self._until_possible(lambda: remember(around.store, self.run))
+        self._remember_alerts()
         log.info("run claimed", run=self.run.key, uid=uid, agents=len(selection.agents), recovering=recovering)
         delivery = Delivery(around.outputs, uid, spool=self._spool)
         plan = self._plan(parent, recovering=recovering)
@@ -162,6 +162,13 @@ class Driver:
         )
         self._until_possible(lambda: around.outputs.write_manifest(uid, manifest))
         return manifest
+
+    def _remember_alerts(self) -> None:
+        """Record what the Run answers before it can end; a record that is damaged must not hold it up."""
+        try:
+            remember(self._around.store, self.run)
+        except StoreUnavailable as error:
+            log.warning("the alerts that a run answers are not recorded", run=self.run.key, error=str(error))
 
     def _parent(self) -> NodeObservability | None:
         name = self.run.spec.node_observability_ref.name

@@ -20,6 +20,8 @@ from nodeobs import __version__
 from tests.fakes.pprof_target import PprofTarget, refuse, stream
 from tests.nodeagent.helpers import SECONDS, AgentFactory, AgentProcess, Certificates
 
+pytestmark = pytest.mark.slow
+
 UNWANTED = {
     *("kubernetes", "pydantic", "flask", "werkzeug", "gunicorn", "structlog", "obstore", "rich", "click", "jinja2"),
     *("httpx", "anyio", "requests", "multiprocessing", "yaml"),
@@ -27,8 +29,6 @@ UNWANTED = {
 # Runs the agent to its end (--help ends it), then names what it has loaded.
 LOADED = """
 import runpy, sys
-
-pytestmark = pytest.mark.slow
 sys.argv = ["agent", "--version"]
 try:
     runpy.run_module("nodeobs.nodeagent", run_name="__main__")

@@ -340,6 +340,23 @@ class TestFailure:
         again = make_notification(make_alert("a", node="w1"), make_alert("z", node="w1"), group_key="other")
         assert outcomes(world.tell(again)) == ["duplicate", "cooldown"]
 
+    def test_a_record_made_by_whoever_drives_the_run_covers_its_nodes_only(self, world: World) -> None:
+        world.store.before[TriggerRecord] = [fail(Crash())]
+        with pytest.raises(Crash):
+            world.tell(make_notification(*(make_alert(f"f{number}", node=f"w{number}") for number in range(40))))
+        (run,) = world.store.list(Run)
+        remember(world.store, run)
+        world.finish()
+        again = make_notification(make_alert("y", node="w39"), make_alert("z", node="elsewhere"), group_key="other")
+        assert outcomes(world.tell(again)) == ["cooldown", "created"]
+
+    def test_an_alert_is_recorded_once_though_the_driver_was_faster(self, world: World) -> None:
+        world.tell(make_notification(make_alert("before", node="w0")), finish=True)
+        world.store.before[TriggerRecord] = [lambda: remember(world.store, world.store.list(Run)[-1])]
+        world.tell(make_notification(make_alert("a", node="w1"), group_key="other"))
+        record = world.store.get(TriggerRecord, "kubelet-slow")
+        assert [entry.fingerprint for entry in record.answered] == ["before", "a"]
+
     def test_a_record_that_cannot_be_written_is_logged_and_the_run_told(self, world: World) -> None:
         world.store.before[TriggerRecord] = [fail(StoreUnavailable("disk full"))]
         with capture_logs() as logs:
