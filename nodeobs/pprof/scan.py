@@ -33,6 +33,10 @@ _LONGEST_HEAD: Final = 20
 # What is kept while walking is bounded by these; real profiles have at most four types, and short names for them.
 _MOST_STRINGS: Final = 128
 _LONGEST_KEPT: Final = 1 << 16
+# A few megabytes can unpack to so many fields that walking them takes an hour. Real profiles have one in 30 bytes, and
+# of other fields than messages and strings a dozen.
+_MOST_FIELDS: Final = 20_000_000
+_MOST_OTHERS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ class _Walk:
         self.wanted = wanted | {0}
         self._strings: dict[int, bytes] = {}
         self._counts = [0] * 256
+        self._others = 0
         self._sample_types: list[tuple[int, int]] = []
         self._period_type: tuple[int, int] | None = None
         self._numbers = {_TIME: 0, _DURATION: 0}
@@ -99,6 +104,8 @@ class _Walk:
                 data = rest + piece[skipping:]
                 position = self._fields(data)
                 rest, skipping = data[position:], max(0, position - len(data))
+                if sum(self._counts) > _MOST_FIELDS or self._others > _MOST_OTHERS:
+                    raise ProfileError("malformed profile: it has more fields than any profile has")
         if rest or skipping:
             raise ProfileError("truncated: the profile ends in the middle of a field")
 
@@ -170,6 +177,8 @@ class _Walk:
             self._keep(number, data[after - value : after])
         if wire_type == BYTES and tag < len(self._counts):
             self._counts[tag] += 1
+        else:
+            self._others += 1
         return after
 
     def _is_kept(self, number: int) -> bool:

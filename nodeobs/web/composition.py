@@ -143,7 +143,7 @@ def _drive(run: Callable[[threading.Event], None], metrics: Metrics, stop: threa
         try:
             run(stop)
         except StoreUnavailable as error:
-            log.warning("cannot lead now; trying again", error=str(error), seconds=_RESTART_SECONDS)
+            log.error("cannot lead now; trying again", error=str(error), seconds=_RESTART_SECONDS)  # noqa: TRY400 the message tells all
             stop.wait(_RESTART_SECONDS)
         except Exception:  # a thread's edge
             log.exception("the controller failed; it starts again", seconds=_RESTART_SECONDS)

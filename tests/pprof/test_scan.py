@@ -151,3 +151,13 @@ def test_any_bytes_are_a_profile_or_a_profile_error(tmp_path: Path, data: bytes)
 def test_samples_without_a_period_type(tmp_path: Path) -> None:
     profile = Profile(sample_types=(ValueType("n", "count"),), samples=[Sample((), (1,))], mappings=[Mapping(1)])
     assert _scan(tmp_path, write(profile)).period_type == NO_TYPE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", [b"\x12\x00", b"\x80\x01\x00"], ids=["samples", "numbers"])
+def test_a_small_file_of_very_many_fields_does_not_take_an_hour(tmp_path: Path, field: bytes) -> None:
+    packer = zlib.compressobj(wbits=31)
+    block = field * 1_000_000
+    packed = b"".join([packer.compress(TYPE + STRINGS), *(packer.compress(block) for _ in range(21)), packer.flush()])
+    with pytest.raises(ProfileError, match="more fields than any"):
+        _scan(tmp_path, packed)

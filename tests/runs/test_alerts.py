@@ -357,6 +357,24 @@ class TestFailure:
         record = world.store.get(TriggerRecord, "kubelet-slow")
         assert [entry.fingerprint for entry in record.answered] == ["before", "a"]
 
+    def test_a_run_named_as_a_deleted_one_is_recorded_too(self, world: World) -> None:
+        for fingerprint, node in (("a", "w1"), ("b", "w2")):
+            world.tell(make_notification(make_alert(fingerprint, node=node)), finish=True)
+            (run,) = world.store.list(Run)
+            world.store.delete(Run, run.metadata.name, run.metadata.namespace)
+        record = world.store.get(TriggerRecord, "kubelet-slow")
+        assert [entry.fingerprint for entry in record.answered] == ["a", "b"]
+        assert len({entry.run for entry in record.answered}) == 1
+
+    def test_whoever_drives_the_run_is_told_that_the_record_cannot_be_written_now(self, world: World) -> None:
+        world.store.before[TriggerRecord] = [fail(StoreUnavailable("locked")), fail(StoreUnavailable("locked"))]
+        world.tell(make_notification(make_alert("a", node="w1")))
+        (run,) = world.store.list(Run)
+        with pytest.raises(StoreUnavailable, match="locked"):
+            remember(world.store, run)
+        remember(world.store, run)
+        assert len(world.store.get(TriggerRecord, "kubelet-slow").answered) == 1
+
     def test_a_record_that_cannot_be_written_is_logged_and_the_run_told(self, world: World) -> None:
         world.store.before[TriggerRecord] = [fail(StoreUnavailable("disk full"))]
         with capture_logs() as logs:
