@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -25,7 +26,7 @@ from pydantic_settings import (
 )
 
 from nodeobs.errors import ConfigurationError
-from nodeobs.model import Labels, NodeName, TargetName
+from nodeobs.model import DnsName, Labels, NamespaceName, NodeName, TargetName
 from nodeobs.setting_kinds import (
     Address,
     Allowed,
@@ -84,6 +85,21 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
+
+    mode: Literal["standalone", "kubernetes"] = "standalone"
+    """`kubernetes`: Runs are custom resources, agents are found by their Service, callers are authenticated by the API
+    server. `standalone`: all of that is in `data_dir` and in these settings."""
+
+    kubeconfig: File | None = None
+    """How to reach the API server in mode `kubernetes`. Without it, the pod's service account."""
+
+    service_name: Annotated[str, modelled(NamespaceName)] = "nodeobs"
+    """Name of the Service in front of this one, in `namespace`: the API server calls the webhooks there, and the
+    certificate is made for it."""
+
+    webhook_configuration: Annotated[str, modelled(DnsName)] = "nodeobs"
+    """Name of the ValidatingWebhookConfiguration. Its `caBundle` and that of the custom resources' conversion are kept
+    right, unless `tls_cert_file` is set: then somebody else does."""
 
     bind: Address = "127.0.0.1:8080"
     """Where the service listens. Without `tokens_file` only a loopback address is accepted. Where it is not set but
@@ -146,6 +162,15 @@ class Settings(BaseSettings):
 
     agent_ca_file: File | None = None
     """Authority (PEM) that signed the agents' certificates; needs `agent_tls`. Without it, the system's."""
+
+    agent_namespace: Annotated[Namespace | None, DefaultIs("`namespace` and `-agents`")] = None
+    """Namespace of the agents' Service and pods in mode `kubernetes`."""
+
+    agent_service: Annotated[str, modelled(NamespaceName)] = "node-observability-agent"
+    """The agents' Service in mode `kubernetes`: each endpoint that has a node's name is that node's agent."""
+
+    agent_server_name: str | None = None
+    """Name that the agents' certificates carry, where it is not the address that they are called at."""
 
     agent_token_file: Annotated[File | None, LeadsToSecret()] = None
     """Bearer token that agents are called with; read again as it rotates."""
@@ -213,7 +238,7 @@ class Settings(BaseSettings):
     def _check_together(self) -> Settings:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both, or neither")
-        if self.tokens_file is None and not is_loopback(self.bind_host):
+        if self.tokens_file is None and self.mode == "standalone" and not is_loopback(self.bind_host):
             raise ValueError(
                 f"bind is {self.bind!r}, which other machines can reach, but there is no tokens_file: "
                 f"set {PREFIX}TOKENS_FILE to a file of tokens, or {PREFIX}BIND to 127.0.0.1:{self.bind_port}"
@@ -227,10 +252,18 @@ class Settings(BaseSettings):
                         f"agent_token_file would be sent to {agent.address} for all to read: "
                         f"set {PREFIX}AGENT_TLS to true"
                     )
-        names = [agent.name for agent in self.agents]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        counts = Counter(agent.name for agent in self.agents)
+        if twice := sorted(name for name, count in counts.items() if count > 1):
             raise ValueError(f"agents lists {twice[0]!r} more than once; each node has one agent")
+        if self.mode == "kubernetes":
+            self._check_kubernetes()
         return self
+
+    def _check_kubernetes(self) -> None:
+        if self.tokens_file is not None:
+            raise ValueError("tokens_file has no effect in mode kubernetes: the API server authenticates callers")
+        if self.agents:
+            raise ValueError("agents has no effect in mode kubernetes: they are found by agent_service")
 
 
 def default_data_dir(environ: Mapping[str, str], *, user_id: int) -> Path:

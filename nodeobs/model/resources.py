@@ -56,8 +56,21 @@ class TriggerKind(enum.StrEnum):
     RESOURCE = "resource"
 
 
+class OwnerReference(Document, frozen=True, kw_only=True):
+    """The object without which this one is to be deleted (metav1.OwnerReference)."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
 class Metadata(Document, frozen=True, kw_only=True):
-    """Object metadata. ``uid``, ``resourceVersion`` and the timestamps are the store's to give."""
+    """Object metadata. ``uid``, ``resourceVersion``, ``generation`` and the timestamps are the store's to give.
+
+    Labels and annotations have the API server's bounds and no others: ``kubectl apply`` keeps whole objects there.
+    """
 
     name: DnsName
     namespace: ObjectNamespace = ""
@@ -67,8 +80,10 @@ class Metadata(Document, frozen=True, kw_only=True):
     creation_timestamp: Instant | None = None
     deletion_timestamp: Instant | None = None
     finalizers: tuple[str, ...] = ()
-    labels: Labels = field(default_factory=dict)
-    annotations: dict[str, Annotated[str, Meta(max_length=4096)]] = field(default_factory=dict)
+    labels: dict[str, Annotated[str, Meta(max_length=63)]] = field(default_factory=dict)
+    annotations: dict[str, Annotated[str, Meta(max_length=262_144)]] = field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()
+    generation: int = 0
 
 
 class Condition(Document, frozen=True, kw_only=True):
@@ -129,6 +144,35 @@ class NodeObservability(Resource, frozen=True, kw_only=True):
 
     spec: NodeObservabilitySpec = field(default_factory=NodeObservabilitySpec)
     status: NodeObservabilityStatus = field(default_factory=NodeObservabilityStatus)
+
+
+class DebugSettings(Document, frozen=True, kw_only=True):
+    """What to turn on for debugging."""
+
+    enable_crio_profiling: bool = False
+
+
+class MachineConfigSpec(Document, frozen=True, kw_only=True):
+    """Which nodes' CRI-O is to offer its profiles."""
+
+    debug: DebugSettings = field(default_factory=DebugSettings)
+    node_selector: Labels = field(default_factory=dict)
+
+
+class MachineConfigStatus(Document, frozen=True, kw_only=True):
+    """What became of the spec."""
+
+    conditions: tuple[Condition, ...] = ()
+    last_reconcile: Instant | None = None
+
+
+class NodeObservabilityMachineConfig(Resource, frozen=True, kw_only=True):
+    """Turns CRI-O's profiling on through OpenShift's machine configuration. Cluster-scoped."""
+
+    KIND: ClassVar[str] = "NodeObservabilityMachineConfig"
+
+    spec: MachineConfigSpec = field(default_factory=MachineConfigSpec)
+    status: MachineConfigStatus = field(default_factory=MachineConfigStatus)
 
 
 class NodeObservabilityRef(Document, frozen=True, kw_only=True):
