@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 
@@ -18,17 +19,21 @@ import structlog
 from nodeobs.errors import Conflict, LeadershipLost, NotFound, StoreError, WatchExpired
 from nodeobs.metrics import Metrics
 from nodeobs.model import DriverClaim, NodeObservability, Phase, Run, replace
-from nodeobs.runs import results
+from nodeobs.outputs.manifest import Manifest
+from nodeobs.runs import announcements, results
+from nodeobs.runs.claimed import FINALIZER, release
 from nodeobs.runs.driver import Driver, Ending, Surroundings
 from nodeobs.runs.exporter import RunExporter
+from nodeobs.runs.history import History
 from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.runs.rules import settle
-from nodeobs.store.base import ChangeType, Store
+from nodeobs.store.base import Change, ChangeType, Store
 
 log = structlog.get_logger(__name__)
 
 _STANDBY_SECONDS = 1.0
 _WATCH_SECONDS = 60.0
+_LOST_SECONDS = 0.25
 _HANDOVER_SECONDS = 1.5
 _ATTEMPTS = 3
 _RETRY_SECONDS = 1.0
@@ -43,6 +48,9 @@ class Leadership(Protocol):
     def try_acquire(self) -> int | None:
         """Term that was acquired, higher than any before; None where another process leads."""
 
+    def held(self) -> bool:
+        """Whether no other process leads, as far as can be told here."""
+
     def release(self) -> None:
         """Let another process lead at once."""
 
@@ -56,6 +64,7 @@ class Controller:
         store: Store,
         leadership: Leadership,
         surroundings: Surroundings,
+        history: History,
         housekeeping: Housekeeping,
         metrics: Metrics,
         now: Callable[[], datetime],
@@ -63,6 +72,7 @@ class Controller:
         self._store = store
         self._leadership = leadership
         self._surroundings = surroundings
+        self._history = history
         self._housekeeping = housekeeping
         self._metrics = metrics
         self._now = now
@@ -90,22 +100,34 @@ class Controller:
         log.info("leading", holder=claim.holder, term=claim.term)
         self._metrics.leader.set(1)
         over = threading.Event()
-        keeper = threading.Thread(target=self._housekeeping.run, args=(over,), name="housekeeping", daemon=True)
-        keeper.start()
+        keepers = [
+            threading.Thread(target=self._housekeeping.run, args=(over,), name="housekeeping", daemon=True),
+            threading.Thread(target=self._watch_over, args=(stop, over), name="leadership", daemon=True),
+        ]
+        for keeper in keepers:
+            keeper.start()
         threads: list[threading.Thread] = []
         failures = 0
         try:
-            while not stop.is_set():
+            while not over.is_set():
                 try:
-                    self._follow(claim, threads, stop)
+                    self._follow(claim, threads, over)
                     failures = 0
                 except (StoreError, WatchExpired) as error:
                     failures += 1
                     log.warning("cannot follow the store, trying again", error=str(error))
-                    stop.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
+                    over.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             over.set()
-            self._hand_over([*threads, keeper])
+            self._hand_over([*threads, *keepers])
+
+    def _watch_over(self, stop: threading.Event, over: threading.Event) -> None:
+        """End the term when the process is to end, or when another process has taken the lead."""
+        while not stop.wait(_LOST_SECONDS) and not over.is_set():
+            if not self._leadership.held():
+                log.warning("another process leads now")
+                break
+        over.set()
 
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
         """Act on every change until the watch ends or fails."""
@@ -114,18 +136,39 @@ class Controller:
         while not stop.is_set():
             for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS):
                 since = change.revision
-                if change.type is ChangeType.DELETED or change.object.finished:
-                    runs.pop(change.object.metadata.uid, None)
-                else:
-                    runs[change.object.metadata.uid] = change.object
+                self._note(change, runs)
                 self._reconcile(runs.values(), claim, threads)
             # Without a change as well: a driver may have let go of a Run that is still to be finished.
             self._reconcile(runs.values(), claim, threads)
+
+    def _note(self, change: Change[Run], runs: dict[str, Run]) -> None:
+        run = change.object
+        if change.type is ChangeType.DELETED:
+            runs.pop(run.metadata.uid, None)
+            self._history.drop(run.metadata.uid)
+        elif run.finished:
+            runs.pop(run.metadata.uid, None)
+            self._history.note(run)
+            self._let_go(run)
+        else:
+            runs[run.metadata.uid] = run
+
+    def _let_go(self, run: Run) -> None:
+        """Let a finished Run be deleted where its driver could not: it was cut off just then, or lost a race."""
+        with self._lock:
+            driven = run.metadata.uid in self._drivers
+        if not driven and FINALIZER in run.metadata.finalizers:
+            with suppress(NotFound):
+                release(self._store, run)
 
     def _take_stock(self) -> tuple[dict[str, Run], str]:
         """Unfinished Runs by uid, and the revision to watch from. The others are shown, and not held in memory."""
         snapshot = self._store.snapshot(Run)
         self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
+        self._history.reset(snapshot.items)
+        for run in snapshot.items:
+            if run.finished:
+                self._let_go(run)
         return {run.metadata.uid: run for run in snapshot.items if not run.finished}, snapshot.revision
 
     def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
@@ -155,6 +198,7 @@ class Controller:
             return  # the change that made it so brings us here again
         log.info("run rejected", run=run.key, holder=holder.key)
         self._exporter.count(rejected, None)
+        self._surroundings.announce(rejected, announcements.rejected(holder))
 
     def _carry(self, driver: Driver, claim: DriverClaim) -> None:
         """Body of a Run's thread: drive it, and again when something unforeseen went wrong, then give up on it."""
@@ -168,7 +212,7 @@ class Controller:
                     return
                 driver = self._renew(driver, claim)
             if driver.fail("an internal error, see the service's log") is Ending.FINISHED:
-                self._exporter.finished(driver.run, None)
+                self._tell(driver.run, None)
         except (LeadershipLost, StoreError) as error:
             log.warning("letting go of a run", run=run.key, error=str(error))
         finally:
@@ -180,7 +224,7 @@ class Controller:
         """Drive once; False when it failed in a way that trying again may mend."""
         try:
             if driver.drive() is Ending.FINISHED:
-                self._exporter.finished(driver.run, driver.manifest)
+                self._tell(driver.run, driver.manifest)
                 driver.clean_up()
         except (LeadershipLost, StoreError):
             raise
@@ -189,6 +233,11 @@ class Controller:
             self._metrics.internal_errors.labels("driver").inc()
             return False
         return True
+
+    def _tell(self, run: Run, manifest: Manifest | None) -> None:
+        self._exporter.finished(run, manifest)
+        for announcement in announcements.finished(run, manifest):
+            self._surroundings.announce(run, announcement)
 
     def _renew(self, driver: Driver, claim: DriverClaim) -> Driver:
         run = self._store.get(Run, driver.run.metadata.name, driver.run.metadata.namespace)

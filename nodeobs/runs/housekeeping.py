@@ -6,6 +6,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nodeobs.metrics import Metrics
 from nodeobs.model import Run
 from nodeobs.outputs.retention import Policy, enforce
 from nodeobs.outputs.store import OutputStore
-from nodeobs.runs.history import expired
+from nodeobs.runs.history import History
 from nodeobs.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -35,17 +36,17 @@ class Housekeeping:
         self,
         *,
         store: Store,
+        history: History,
         outputs: OutputStore,
         spool: Path,
-        keep_runs: int,
         policy: Policy,
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._history = history
         self._outputs = outputs
         self._spool = spool
-        self._keep_runs = keep_runs
         self._policy = policy
         self._metrics = metrics
         self._now = now
@@ -70,12 +71,11 @@ class Housekeeping:
 
     def forget_runs(self) -> None:
         """Delete finished Runs past their time, and those beyond the number that is kept."""
-        for run in expired(self._store.list(Run), keep=self._keep_runs, now=self._now()):
-            try:
-                self._store.delete(Run, run.metadata.name, run.metadata.namespace)
-                log.info("run forgotten", run=run.key)
-            except NotFound:
-                continue
+        for run in self._history.expired(self._now()):
+            with suppress(NotFound):
+                self._store.delete(Run, run.name, run.namespace)
+                log.info("run forgotten", run=f"{run.namespace}/{run.name}")
+            self._history.drop(run.uid)
 
     def retain_outputs(self) -> None:
         """Delete outputs that the retention policy lets go."""

@@ -58,6 +58,10 @@ class FileLeadership:
         self._held = descriptor, term
         return term
 
+    def held(self) -> bool:
+        """Whether this process leads: nobody can take a lock away."""
+        return self._held is not None
+
     def release(self) -> None:
         """Let another process lead; nothing happens where this one does not."""
         held, self._held = self._held, None

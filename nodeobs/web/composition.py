@@ -25,6 +25,7 @@ from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Surroundings
+from nodeobs.runs.history import History
 from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.runs.rules import admit, highest_term
 from nodeobs.runs.rulesfile import RulesFile
@@ -112,11 +113,12 @@ def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metri
         grace_seconds=settings.run_grace_seconds,
         now=_now,
     )
+    history = History(keep=settings.run_history)
     housekeeping = Housekeeping(
         store=store,
+        history=history,
         outputs=outputs,
         spool=spool,
-        keep_runs=settings.run_history,
         policy=Policy(
             max_age=settings.retention_max_age,
             max_count=settings.retention_max_count,
@@ -131,6 +133,7 @@ def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metri
             settings.data_dir / "leader.lock", known_term=lambda: highest_term(store.list(Run, unfinished=True))
         ),
         surroundings=surroundings,
+        history=history,
         housekeeping=housekeeping,
         metrics=metrics,
         now=_now,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, request, url_for
 
 from nodeobs.errors import Conflict, InvalidInput
-from nodeobs.model import NodeObservability, NodeObservabilitySpec, Run, replace
+from nodeobs.model import Metadata, NodeObservability, NodeObservabilitySpec, Run, replace
 from nodeobs.web.bodies import read_document, refuse_unknown_queries
 from nodeobs.web.documents import NodeObservabilityDocument, list_answer, resource_answer
 from nodeobs.web.problems import problem
@@ -85,7 +85,7 @@ def _apply(document: NodeObservabilityDocument, current: NodeObservability | Non
     wanted = document.metadata
     if current is None:
         return NodeObservability(
-            metadata=replace(wanted, uid="", resource_version="", creation_timestamp=None, finalizers=()),
+            metadata=Metadata(name=wanted.name, labels=wanted.labels, annotations=wanted.annotations),
             spec=document.spec,
         )
     metadata = replace(current.metadata, labels=wanted.labels, annotations=wanted.annotations)

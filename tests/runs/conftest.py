@@ -21,6 +21,7 @@ from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Driver, Surroundings
+from nodeobs.runs.history import History
 from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.runs.rules import highest_term
 from nodeobs.store.filelock import FileLeadership
@@ -85,6 +86,7 @@ class World:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.fleet = FleetThread([])
+        self.history = History(keep=100)
         self.store.create(make_observability())
 
     def agents(self, *behaviours: Behaviour) -> FleetThread:
@@ -115,17 +117,18 @@ class World:
                 self.folder / "leader.lock", known_term=lambda: highest_term(self.store.list(Run, unfinished=True))
             ),
             surroundings=self.surroundings(agents=agents, grace=grace),
+            history=self.history,
             housekeeping=self.housekeeping(),
             metrics=self.metrics,
             now=now,
         )
 
-    def housekeeping(self, keep_runs: int = 100) -> Housekeeping:
+    def housekeeping(self) -> Housekeeping:
         return Housekeeping(
             store=self.store,
+            history=self.history,
             outputs=self.outputs,
             spool=self.spool,
-            keep_runs=keep_runs,
             policy=Policy(max_age=timedelta(days=1), max_count=100, max_bytes=2**30),
             metrics=self.metrics,
             now=now,

@@ -20,7 +20,7 @@ from nodeobs.model import (
     replace,
 )
 from nodeobs.pprof import read
-from nodeobs.runs.driver import FINALIZER
+from nodeobs.runs.claimed import FINALIZER
 from tests.builders import make_run
 from tests.disks import small_disk
 from tests.fakes.agent_simulator import Behaviour, tiny_profile
