@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+pytest_plugins = ("tests.lab.fixtures",)
+
 NO_SKIPS = os.environ.get("ALLOW_NO_SKIPPED_TESTS") == "1"
 
 
