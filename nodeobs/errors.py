@@ -8,6 +8,7 @@
     ├── AccessDenied
     │   ├── Unauthenticated        no credentials, or wrong ones
     │   └── Forbidden              known, but without the right
+    ├── AccessUnknown              who calls, or what they may do, cannot be found out now: a retry can help
     ├── Refused                    a Run that may not start (rules)
     │   ├── RunInProgress          another Run on the same NodeObservability is going
     │   ├── MissingNodeObservability
@@ -68,6 +69,10 @@ class Unauthenticated(AccessDenied):
 
 class Forbidden(AccessDenied):
     """A known caller without the right."""
+
+
+class AccessUnknown(NodeobsError):
+    """Who calls, or what they may do, cannot be found out now; a retry can help."""
 
 
 class Refused(NodeobsError):

@@ -34,6 +34,7 @@ from nodeobs.store.base import Store
 from nodeobs.store.filelock import FileLeadership
 from nodeobs.store.sqlite import SqliteStore
 from nodeobs.web import create_app
+from nodeobs.web.access import LocalAccess
 from nodeobs.web.services import Services
 from nodeobs.web.tokens import TokensFile
 
@@ -65,7 +66,7 @@ def build(settings: Settings) -> Services:
         StoreUnavailable: the database is damaged, or its disk is full.
     """
     metrics = Metrics(CollectorRegistry())
-    tokens = TokensFile(settings.tokens_file) if settings.tokens_file else None
+    access = TokensFile(settings.tokens_file) if settings.tokens_file else LocalAccess()
     rules = RulesFile(settings.triggers_file, metrics=metrics)
     store = SqliteStore(settings.data_dir / "nodeobs.db", now=_now)
     _ensure_observability(store)
@@ -77,7 +78,7 @@ def build(settings: Settings) -> Services:
         outputs=outputs,
         metrics=metrics,
         rules=rules,
-        tokens=tokens,
+        access=access,
         admit=partial(admit, now=_now),
         now=_now,
         suffix=partial(secrets.token_hex, 4),

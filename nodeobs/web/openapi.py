@@ -19,7 +19,7 @@ _RUN: Final = "/api/v1/runs/{namespace}/{name}"
 _REFUSALS: Final = {
     400: "The request cannot be understood.",
     401: "No credentials, or unknown ones.",
-    403: "The caller's role does not allow it, or a page of another site asks.",
+    403: "The caller's role or rights do not allow it, or a page of another site asks.",
     421: "Without a token file, only requests to localhost are answered.",
 }
 
@@ -278,7 +278,7 @@ def _missing() -> dict[int, Any]:
 
 
 def _down() -> dict[int, Any]:
-    return {503: _problem("The store cannot be reached; try again.")}
+    return {503: _problem("The store cannot be reached, or callers cannot be checked; try again.")}
 
 
 def _busy() -> dict[int, Any]:

@@ -24,6 +24,7 @@ _KINDS: Mapping[type[errors.NodeobsError], tuple[int, str]] = {
     errors.InvalidInput: (422, "invalid"),
     errors.Unauthenticated: (401, "unauthenticated"),
     errors.Forbidden: (403, "forbidden"),
+    errors.AccessUnknown: (503, "access-unknown"),
     errors.RunInProgress: (409, "run-in-progress"),
     errors.MissingNodeObservability: (422, "missing-nodeobservability"),
     errors.UnknownTarget: (422, "unknown-target"),

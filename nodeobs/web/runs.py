@@ -10,6 +10,7 @@ from werkzeug.exceptions import BadRequest
 
 from nodeobs.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WatchExpired
 from nodeobs.model import GROUP, Metadata, Phase, Run, RunTrigger, TriggerKind, replace
+from nodeobs.web.access import demand_of_run
 from nodeobs.web.auth import caller
 from nodeobs.web.bodies import integer_query, read_document, refuse_unknown_queries
 from nodeobs.web.documents import NewRun, list_answer, resource_answer
@@ -33,6 +34,9 @@ def create() -> Response:
     refuse_unknown_queries()
     document = read_document(NewRun)
     _check(document)
+    caller().require(
+        demand_of_run(namespace=_namespace_of(document), observability=document.spec.node_observability_ref.name)
+    )
     for attempt in range(_NAME_ATTEMPTS):
         run = _run_of(document)
         try:
@@ -115,6 +119,10 @@ def _check(document: NewRun) -> None:
             raise InvalidInput("must not hold anything twice", pointer=f"/spec/{field}")
 
 
+def _namespace_of(document: NewRun) -> str:
+    return document.metadata.namespace or services().settings.namespace
+
+
 def _run_of(document: NewRun) -> Run:
     asked = document.metadata
     prefix = asked.generate_name or f"{document.spec.node_observability_ref.name[:_MAX_PREFIX].rstrip('-.')}-"
@@ -123,7 +131,7 @@ def _run_of(document: NewRun) -> Run:
         annotations[CREATED_BY] = caller().user
     metadata = Metadata(
         name=asked.name or f"{prefix}{services().suffix()}",
-        namespace=asked.namespace or services().settings.namespace,
+        namespace=_namespace_of(document),
         labels=asked.labels,
         annotations=annotations,
     )

@@ -16,8 +16,8 @@ from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.selfprofile import SelfProfiler
 from nodeobs.settings import Settings
 from nodeobs.store.base import Admit, Store
+from nodeobs.web.access import Access
 from nodeobs.web.slots import Slots
-from nodeobs.web.tokens import TokensFile
 
 THREADS = 128
 """Of the server's pool. What may wait for long gets a part of it; the rest stays free for everything else."""
@@ -35,8 +35,7 @@ class Services:
     outputs: OutputStore
     metrics: Metrics
     rules: RulesFile
-    tokens: TokensFile | None
-    """None: whoever reaches the (loopback) port may do everything."""
+    access: Access
     admit: Callable[[Run], Admit]
     now: Callable[[], datetime]
     suffix: Callable[[], str]

@@ -6,42 +6,23 @@ One caller a line: ``token,user,role`` with a role of viewer, runner or admin. E
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import hmac
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from flask import request
 
-from nodeobs.errors import ConfigurationError
+from nodeobs.errors import ConfigurationError, Unauthenticated
+from nodeobs.web.access import Role, RoleCaller, presented_token
 
 log = structlog.get_logger(__name__)
 
 
-class Role(enum.IntEnum):
-    """What a caller may do; each includes those below it."""
-
-    VIEWER = 1
-    """Read Runs, outputs and metrics."""
-    RUNNER = 2
-    """Start and cancel Runs, also by alerts."""
-    ADMIN = 3
-    """Change NodeObservabilities, profile the service itself."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, and what they may do."""
-
-    user: str
-    role: Role
-
-
-Callers = tuple[tuple[bytes, Caller], ...]
+Callers = tuple[tuple[bytes, RoleCaller], ...]
 """SHA-256 of each token, and whose it is."""
 
 
@@ -51,7 +32,7 @@ def parse_tokens(text: str, *, source: str) -> Callers:
     Raises:
         ConfigurationError: a line is wrong; says which, never its token.
     """
-    callers: dict[bytes, Caller] = {}
+    callers: dict[bytes, RoleCaller] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -62,7 +43,7 @@ def parse_tokens(text: str, *, source: str) -> Callers:
         digest = _digest(token)
         if digest in callers:
             raise ConfigurationError(f"{where}: the token occurs on an earlier line; each caller has one of its own")
-        callers[digest] = Caller(user, max(_role(name, where) for name in roles))
+        callers[digest] = RoleCaller(user, max(_role(name, where) for name in roles))
     if not callers:
         raise ConfigurationError(f"{source}: holds no token, so that nobody could call; add a line token,user,role")
     return tuple(callers.items())
@@ -81,7 +62,15 @@ class TokensFile:
         self._seen = self._look()
         self._callers = self._read()
 
-    def find(self, token: str) -> Caller | None:
+    def authenticate(self) -> RoleCaller:
+        """Whose token came along; see :class:`~nodeobs.web.access.Access`."""
+        found = self.find(presented_token())
+        if found is None:
+            log.warning("unknown token", remote=request.remote_addr, path=request.path)
+            raise Unauthenticated("the token is not known here; it may have been replaced")
+        return found
+
+    def find(self, token: str) -> RoleCaller | None:
         """Whose token this is. Takes as long for a wrong token as for a right one."""
         digest = _digest(token)
         found = None

@@ -22,6 +22,7 @@ from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.settings import Settings
 from nodeobs.store.sqlite import SqliteStore
 from nodeobs.web import create_app
+from nodeobs.web.access import LocalAccess
 from nodeobs.web.services import Services
 from nodeobs.web.tokens import TokensFile
 from tests.web.support import TOKENS, TRIGGERS, make_manifest, make_observability, make_run
@@ -47,7 +48,7 @@ def services(tmp_path: Path, triggers_file: Path) -> Iterator[Services]:
         outputs=OutputStore(settings.output),
         metrics=metrics,
         rules=RulesFile(triggers_file, metrics=metrics),
-        tokens=None,
+        access=LocalAccess(),
         admit=partial(admit, now=now),
         now=now,
         suffix=lambda: f"{next(numbers):08x}",
@@ -72,7 +73,7 @@ def guarded_app(services: Services, tmp_path: Path) -> Flask:
     path = tmp_path / "tokens"
     path.write_text(TOKENS)
     path.chmod(0o600)
-    return create_app(replace_services(services, tokens=TokensFile(path)))
+    return create_app(replace_services(services, access=TokensFile(path)))
 
 
 @pytest.fixture

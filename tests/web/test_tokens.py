@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from nodeobs.errors import ConfigurationError
-from nodeobs.web.tokens import Caller, Role, TokensFile, parse_tokens
+from nodeobs.web.access import Role, RoleCaller
+from nodeobs.web.tokens import TokensFile, parse_tokens
 from tests.web.support import ADMIN, RUNNER, TOKENS, VIEWER
 
 
@@ -24,9 +25,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_each_token_has_its_caller(path: Path) -> None:
     tokens = TokensFile(path)
-    assert tokens.find(VIEWER) == Caller("vera", Role.VIEWER)
-    assert tokens.find(RUNNER) == Caller("rupert", Role.RUNNER)
-    assert tokens.find(ADMIN) == Caller("ada", Role.ADMIN)
+    assert tokens.find(VIEWER) == RoleCaller("vera", Role.VIEWER)
+    assert tokens.find(RUNNER) == RoleCaller("rupert", Role.RUNNER)
+    assert tokens.find(ADMIN) == RoleCaller("ada", Role.ADMIN)
     assert tokens.find("other") is None
     assert tokens.find("") is None
 
@@ -65,7 +66,7 @@ def test_a_file_that_is_not_there_or_not_text(path: Path, tmp_path: Path) -> Non
 def test_a_changed_file_is_read_again(path: Path) -> None:
     tokens = TokensFile(path)
     replace(path, "new-token,nora,admin\n")
-    assert tokens.find("new-token") == Caller("nora", Role.ADMIN)
+    assert tokens.find("new-token") == RoleCaller("nora", Role.ADMIN)
     assert tokens.find(VIEWER) is None
 
 
