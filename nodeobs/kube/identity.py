@@ -1,0 +1,49 @@
+"""Who the API server takes this process for."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from nodeobs.errors import StoreUnavailable
+from nodeobs.kube.client import KubeClient
+
+_PATH = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+
+
+class _User(msgspec.Struct, frozen=True):
+    username: str
+
+
+class _Status(msgspec.Struct, frozen=True, rename="camel"):
+    user_info: _User
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _Status
+
+
+class OwnUser:
+    """The process's own user name, asked for once. Safe to be used from many threads."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._name = ""
+
+    def __call__(self) -> str:
+        """Such as ``system:serviceaccount:nodeobs:nodeobs``.
+
+        Raises:
+            StoreUnavailable: the API server cannot be asked now.
+        """
+        with self._lock:
+            if not self._name:
+                body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+                answer = self._client.request("POST", _PATH, body)
+                try:
+                    self._name = msgspec.json.decode(answer, type=_Review).status.user_info.username
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
+            return self._name
