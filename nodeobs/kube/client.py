@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import msgspec
@@ -23,7 +23,10 @@ from nodeobs.errors import (
     StoreUnavailable,
     WatchExpired,
 )
-from nodeobs.kube.credentials import Credentials
+
+if TYPE_CHECKING:
+    # Not when the program runs: the kubernetes package takes 30 MB, and only a cluster needs it.
+    from nodeobs.kube.credentials import Credentials
 
 CONCURRENT_RUN: Final = "ConcurrentRun"
 """Cause that our own admission webhook gives for a second Run; its field is the holder's ``namespace/name``."""
