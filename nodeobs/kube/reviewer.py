@@ -13,8 +13,8 @@ import structlog
 from nodeobs.errors import AccessUnknown, Forbidden, NodeobsError, Unauthenticated
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.reviews import (
-    AUTHORIZATION_PATH,
     AUTHENTICATION_PATH,
+    AUTHORIZATION_PATH,
     Identity,
     Memory,
     Right,

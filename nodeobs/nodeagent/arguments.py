@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from nodeobs import __version__
 from nodeobs.errors import ConfigurationError
-from nodeobs.nodeagent.settings import AgentSettings, check_listener
+from nodeobs.nodeagent.settings import AgentSettings, ApiServerSettings, check_listener
 from nodeobs.nodeagent.target_settings import (
     TargetSettings,
+    is_loopback,
     kubelet_target,
     named_target,
     targets_from_file,
@@ -24,6 +26,7 @@ T = TypeVar("T")
 
 ENVIRONMENT_PREFIX: Final = "NODEOBS_AGENT_"
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+SERVICE_ACCOUNT_CA: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
 CRIO_SOCKET: Final = Path("/var/run/crio/crio.sock")
 CONTAINERD_SOCKET: Final = Path("/run/containerd/debug.sock")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -33,6 +36,8 @@ examples:
   On a node, profiling its kubelet and whatever runtime is there:
     NODE_IP=10.0.0.7 nodeobs agent --host 0.0.0.0 --tokens-file tokens \\
         --tls-cert-file tls.crt --tls-key-file tls.key
+  In a pod, for callers that the cluster's API server knows:
+    nodeobs agent --host 0.0.0.0 --auth kubernetes --tls-cert-file tls.crt --tls-key-file tls.key
   On a workstation, profiling a Go program that serves /debug/pprof:
     nodeobs agent --storage ./profiles --target api=http://127.0.0.1:6060
   The same through a unix socket:
@@ -60,6 +65,10 @@ _OPTIONS: Final = (
     _Option("tls-cert-file", "FILE", "certificate chain, PEM; read again when it changes"),
     _Option("tls-key-file", "FILE", "its private key, PEM"),
     _Option("tokens-file", "FILE", "tokens that callers may present, one a line; read again when it changes"),
+    _Option("auth", "METHOD", "who says who may call: tokens (--tokens-file, also the default with it) or kubernetes"),
+    _Option("api-server", "URL", "the cluster's API server, for --auth kubernetes (the pod's environment names it)"),
+    _Option("api-server-token-file", "FILE", "the agent's own token there (the pod's service account's)"),
+    _Option("api-server-ca-file", "FILE", "CA of its certificate (the pod's service account's)"),
     _Option("storage", "FOLDER", "where collected profiles are kept (/run/node-observability)"),
     _Option("max-bytes", "SIZE", "most that is kept there; the oldest goes first (512MiB)"),
     _Option("max-age", "DURATION", "how long a collection is kept (1d)"),
@@ -102,6 +111,7 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Agent
         tls_cert_file=given.path("tls-cert-file"),
         tls_key_file=given.path("tls-key-file"),
         tokens_file=given.path("tokens-file"),
+        api_server=_api_server(given, environ),
         storage=given.path("storage") or Path("/run/node-observability"),
         max_bytes=given.read("max-bytes", parse_size, "512MiB"),
         max_age=given.read("max-age", parse_duration, "1d"),
@@ -176,6 +186,48 @@ def _parser() -> argparse.ArgumentParser:
         else:
             parser.add_argument(*names, dest=destination, metavar=option.metavar, help=option.text)
     return parser
+
+
+def _api_server(given: _Given, environ: Mapping[str, str]) -> ApiServerSettings | None:
+    method = given.text("auth")
+    if method not in (None, "", "tokens", "kubernetes"):
+        raise ConfigurationError(f"--auth {method}: must be tokens or kubernetes")
+    if method == "tokens" and given.path("tokens-file") is None:
+        raise ConfigurationError("--auth tokens: give the file of tokens with --tokens-file")
+    if method != "kubernetes":
+        return None
+    if given.path("tokens-file") is not None:
+        raise ConfigurationError("--auth kubernetes: callers are known to the API server; leave --tokens-file out")
+    url = (given.text("api-server") or _api_server_of_pod(environ)).rstrip("/")
+    if not _is_api_server(url):
+        raise ConfigurationError(
+            f"--api-server {url!r}: must be https://host:port, or http:// to loopback (callers' tokens are sent there)"
+        )
+    return ApiServerSettings(
+        url=url,
+        token_file=given.path("api-server-token-file") or SERVICE_ACCOUNT_TOKEN,
+        ca_file=given.path("api-server-ca-file") or SERVICE_ACCOUNT_CA,
+    )
+
+
+def _api_server_of_pod(environ: Mapping[str, str]) -> str:
+    host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise ConfigurationError(
+            "--auth kubernetes: KUBERNETES_SERVICE_HOST is not set, as it is in a pod: "
+            "name the API server with --api-server"
+        )
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def _is_api_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    return safe and bool(host) and parts.username is None and not (parts.path or parts.query or parts.fragment)
 
 
 def _targets(given: _Given, environ: Mapping[str, str]) -> tuple[TargetSettings, ...]:

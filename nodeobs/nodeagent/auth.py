@@ -1,19 +1,85 @@
-"""Who may call: the bearer tokens of a file, which is read again when it changes."""
+"""Who may call: the bearer tokens of a file, which is read again when it changes; and who keeps access meanwhile."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from nodeobs.errors import ConfigurationError, Unauthenticated
-from nodeobs.nodeagent.web import HttpError
+from nodeobs.errors import AccessUnknown, ConfigurationError, Unauthenticated
+from nodeobs.kube.reviews import PathRight, digest
 
 logger = logging.getLogger(__name__)
 
 _SCHEME: Final = "bearer "
+_STARTERS: Final = 256
+"""So many collections are kept at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and with which token."""
+
+    user: str
+    digest: bytes
+    """Of the token."""
+
+
+class Access(Protocol):
+    """A way to find out who may call."""
+
+    async def check(self, authorization: str, right: PathRight | None) -> Caller:
+        """Accept or refuse the value of an Authorization header, for ``right`` where one is needed.
+
+        Raises:
+            Unauthenticated: no token, or one that is not accepted.
+            Forbidden: a known caller without the right.
+            AccessUnknown: that cannot be found out now.
+        """
+
+
+class Starters:
+    """Who started which collection: they keep access to it while callers cannot be checked. In memory, bounded."""
+
+    def __init__(self) -> None:
+        self._callers: OrderedDict[str, Caller] = OrderedDict()
+
+    def remember(self, collection: str, caller: Caller) -> None:
+        """The caller, checked, has started the collection, or asked for it again with a newer token."""
+        known = self._callers.get(collection)
+        if known is None or known.user == caller.user:
+            self._callers[collection] = caller
+        if len(self._callers) > _STARTERS:
+            self._callers.popitem(last=False)
+
+    def renew(self, collection: str, caller: Caller) -> None:
+        """The caller was checked once more: tokens rotate while a collection goes."""
+        if collection in self._callers:
+            self.remember(collection, caller)
+
+    def started(self, collection: str, authorization: str) -> bool:
+        """Whether the collection was started by the one whose token this is."""
+        known = self._callers.get(collection)
+        return known is not None and hmac.compare_digest(known.digest, digest(bearer_token(authorization)))
+
+    def forget(self, collection: str) -> None:
+        """The collection is gone."""
+        self._callers.pop(collection, None)
+
+
+def bearer_token(authorization: str) -> str:
+    """The token in the value of an Authorization header.
+
+    Raises:
+        Unauthenticated: there is none.
+    """
+    token = authorization[len(_SCHEME) :].strip() if authorization.lower().startswith(_SCHEME) else ""
+    if not token:
+        raise Unauthenticated("a bearer token is needed")
+    return token
 
 
 class TokenFile:
@@ -28,19 +94,13 @@ class TokenFile:
         self._stamp = self._look()
         self._digests = self._read()
 
-    def check(self, authorization: str) -> None:
-        """Accept or refuse the value of an Authorization header.
-
-        Raises:
-            Unauthenticated: no token, or one that is not in the file.
-            HttpError: 503, the file cannot be read now.
-        """
-        if not authorization.lower().startswith(_SCHEME):
-            raise Unauthenticated("a bearer token is needed")
-        presented = hashlib.sha256(authorization[len(_SCHEME) :].strip().encode()).digest()
+    async def check(self, authorization: str, _: PathRight | None) -> Caller:
+        """Whoever has one of the tokens may do everything; see :class:`Access`."""
+        presented = digest(bearer_token(authorization))
         # Every digest is compared, so that the time taken tells nothing.
-        if not sum(hmac.compare_digest(presented, digest) for digest in self._current()):
+        if not sum(hmac.compare_digest(presented, known) for known in self._current()):
             raise Unauthenticated("the token is not one that this agent accepts")
+        return Caller(presented.hex(), presented)
 
     def _current(self) -> tuple[bytes, ...]:
         try:
@@ -51,7 +111,7 @@ class TokenFile:
                 logger.info("read %d tokens from %s", len(self._digests), self._path)
         except ConfigurationError as error:
             logger.warning("callers cannot be checked: %s", error)
-            raise HttpError(503, "callers cannot be checked now: the agent's token file cannot be read") from error
+            raise AccessUnknown("callers cannot be checked now: the agent's token file cannot be read") from error
         return self._digests
 
     def _look(self) -> tuple[int, int, int]:
@@ -78,7 +138,7 @@ class TokenFile:
                 raise ConfigurationError(
                     f"--tokens-file {self._path}, line {number}: a token is one word of ASCII characters"
                 )
-            tokens.append(hashlib.sha256(token.encode()).digest())
+            tokens.append(digest(token))
         if not tokens:
             raise ConfigurationError(f"--tokens-file {self._path}: it holds no token: write one a line")
         return tuple(tokens)

@@ -1,4 +1,4 @@
-"""One HTTP exchange with a target: connect, GET, stream the answer. What goes wrong is typed here.
+"""One HTTP exchange: connect, send a request, stream the answer. What goes wrong is typed here.
 
 Written over h11 and asyncio's streams rather than httpx: each connection is used once, every failure keeps its
 own exception (httpx folds them into one), and the agent stays 4 MB smaller.
@@ -100,15 +100,18 @@ class Reply:
 
 
 @contextlib.asynccontextmanager
-async def get(
+async def exchange(
     address: Address,
     path: str,
     *,
     headers: Sequence[tuple[str, str]],
+    post: bytes | None = None,
     connect_timeout: float,
     read_timeout: float,
 ) -> AsyncIterator[Reply]:
-    """GET ``path``; the connection is gone when the block ends. Redirects are answers like any other.
+    """GET ``path``, or POST a body to it; the connection is gone when the block ends.
+
+    Redirects are answers like any other.
 
     Raises:
         AgentError: ``TargetUnavailable``, ``TLSFailure``, ``Timeout`` or ``BadResponse``.
@@ -118,7 +121,12 @@ async def get(
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LONGEST_HEAD)
         host = f"{_bracketed(address.host)}:{address.port}" if address.host else "localhost"
         sent = [("Host", host), ("Accept-Encoding", "identity"), ("Connection", "close"), *headers]
-        writer.write(http.send(h11.Request(method="GET", target=path, headers=sent)) or b"")
+        if post is not None:
+            sent.append(("Content-Length", str(len(post))))
+        method = "GET" if post is None else "POST"
+        writer.write(http.send(h11.Request(method=method, target=path, headers=sent)) or b"")
+        if post is not None:
+            writer.write(http.send(h11.Data(post)) or b"")
         writer.write(http.send(h11.EndOfMessage()) or b"")
         reply = Reply(address, reader, http, read_timeout)
         await reply.read_head()

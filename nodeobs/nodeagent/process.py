@@ -22,10 +22,11 @@ from uvicorn.server import Server
 from nodeobs.errors import ConfigurationError
 from nodeobs.nodeagent.agent import NodeAgent
 from nodeobs.nodeagent.arguments import read_settings
-from nodeobs.nodeagent.auth import TokenFile
+from nodeobs.nodeagent.auth import Access, TokenFile
 from nodeobs.nodeagent.connections import ImpatientProtocol
 from nodeobs.nodeagent.kept import Kept
 from nodeobs.nodeagent.metrics import AgentMetrics
+from nodeobs.nodeagent.reviews import ReviewedAccess
 from nodeobs.nodeagent.server import AgentServer
 from nodeobs.nodeagent.settings import AgentSettings
 from nodeobs.nodeagent.storage import Storage
@@ -62,7 +63,9 @@ async def _serve(settings: AgentSettings, storage: Storage, listener: socket.soc
     loop = asyncio.get_running_loop()
     # Few threads: each keeps its own memory arena. They write files, and one profiles this process.
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(_THREADS))
-    tokens = TokenFile(settings.tokens_file) if settings.tokens_file else None
+    access: Access | None = TokenFile(settings.tokens_file) if settings.tokens_file else None
+    if settings.api_server is not None:
+        access = ReviewedAccess(settings.api_server, monotonic=time.monotonic)
     certificate = None
     if settings.tls_cert_file and settings.tls_key_file:
         certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
@@ -79,7 +82,7 @@ async def _serve(settings: AgentSettings, storage: Storage, listener: socket.soc
     )
     application = AgentServer(
         agent,
-        tokens=tokens,
+        access=access,
         metrics=metrics,
         profiler=SelfProfiler(),
         now=_now,

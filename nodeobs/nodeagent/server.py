@@ -14,17 +14,20 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from nodeobs.errors import (
+    AccessUnknown,
     AgentBusy,
     AgentError,
+    Forbidden,
     InvalidInput,
     NodeobsError,
     NotFound,
     ProfilerInUse,
     Unauthenticated,
 )
+from nodeobs.kube.reviews import PathRight
 from nodeobs.model import CollectionRequest, FailureReason, TargetList, decode_json
 from nodeobs.nodeagent.agent import NodeAgent, Receipt
-from nodeobs.nodeagent.auth import TokenFile
+from nodeobs.nodeagent.auth import Access, Starters
 from nodeobs.nodeagent.downloads import download
 from nodeobs.nodeagent.metrics import AgentMetrics
 from nodeobs.nodeagent.threads import in_thread
@@ -59,13 +62,13 @@ class Profiler(Protocol):
 
 
 class AgentServer:
-    """The application. Every endpoint but the health checks asks for a token where ``tokens`` is given."""
+    """The application. Every endpoint but the health checks asks ``access``, where it is given, who may call."""
 
     def __init__(
         self,
         agent: NodeAgent,
         *,
-        tokens: TokenFile | None,
+        access: Access | None,
         metrics: AgentMetrics,
         profiler: Profiler,
         now: Callable[[], datetime],
@@ -73,7 +76,8 @@ class AgentServer:
         new_id: Callable[[], uuid.UUID],
     ) -> None:
         self._agent = agent
-        self._tokens = tokens
+        self._access = access
+        self._starters = Starters()
         self._metrics = metrics
         self._profiler = profiler
         self._now = now
@@ -124,17 +128,30 @@ class AgentServer:
             found = route.pattern.fullmatch(request.path)
             if found is None:
                 continue
-            if self._tokens is not None and not route.open:
-                self._tokens.check(request.header("authorization"))
             request.parts = found.groupdict()
+            if not route.open:
+                await self._admit(request, PathRight(verb=_verb(request.method), path=_guarded_path(request.path)))
             return await route.handler(request.method)(request)
-        if self._tokens is not None:
-            self._tokens.check(request.header("authorization"))
+        await self._admit(request, None)
         raise HttpError(404, "there is nothing here; collections are under /v1/collections")
+
+    async def _admit(self, request: Request, right: PathRight | None) -> None:
+        if self._access is None:
+            return
+        authorization, collection = request.header("authorization"), request.parts.get("id", "")
+        try:
+            request.caller = await self._access.check(authorization, right)
+            self._starters.renew(collection, request.caller)
+        except AccessUnknown:
+            if not self._starters.started(collection, authorization):
+                raise
 
     async def _start(self, request: Request) -> Response:
         wanted = decode_json(await request.body(), CollectionRequest)
-        return json_response(await self._agent.start(wanted, request.receipt), 202)
+        collection = await self._agent.start(wanted, request.receipt)
+        if request.caller is not None:
+            self._starters.remember(collection.id, request.caller)
+        return json_response(collection, 202)
 
     async def _get(self, request: Request) -> Response:
         seconds = request.number("wait", 0.0, least=0, most=3600)
@@ -142,6 +159,7 @@ class AgentServer:
 
     async def _delete(self, request: Request) -> Response:
         await self._agent.delete(request.parts["id"])
+        self._starters.forget(request.parts["id"])
         return Response(status=204)
 
     async def _file(self, request: Request) -> Response:
@@ -174,6 +192,15 @@ class AgentServer:
         return text_response("stopping\n", 503) if self._agent.stopping else text_response("ok\n")
 
 
+def _verb(method: str) -> str:
+    return "get" if method == "HEAD" else method.lower()
+
+
+def _guarded_path(path: str) -> str:
+    """What callers need a right to: one for all collections, and each other path that there is."""
+    return "/v1/collections" if path.startswith("/v1/collections/") else path
+
+
 def _problem_for(error: NodeobsError) -> Response:
     status, reason, holder = 500, "", ""
     headers: Headers = ()
@@ -185,6 +212,10 @@ def _problem_for(error: NodeobsError) -> Response:
         case Unauthenticated():
             status, reason = 401, FailureReason.UNAUTHORIZED
             headers = [("www-authenticate", "Bearer"), CLOSE]
+        case Forbidden():
+            status, reason = 403, FailureReason.FORBIDDEN
+        case AccessUnknown():
+            status, headers = 503, [("retry-after", "2"), CLOSE]
         case NotFound():
             status = 404
         case AgentBusy():

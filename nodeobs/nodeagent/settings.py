@@ -11,6 +11,17 @@ from nodeobs.nodeagent.target_settings import TargetSettings, is_loopback
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ApiServerSettings:
+    """The cluster's API server, which says who calls."""
+
+    url: str
+    """Scheme, host and port; https, or to loopback."""
+    token_file: Path
+    """The agent's own token there."""
+    ca_file: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AgentSettings:
     """Everything the agent is told when it starts."""
 
@@ -20,6 +31,8 @@ class AgentSettings:
     tls_cert_file: Path | None
     tls_key_file: Path | None
     tokens_file: Path | None
+    api_server: ApiServerSettings | None
+    """Whoever it lets may call; where it and ``tokens_file`` are None, anyone who reaches the port."""
     storage: Path
     max_bytes: int
     max_age: timedelta
@@ -43,9 +56,10 @@ def check_listener(settings: AgentSettings) -> None:
     if settings.only_local_callers:
         return
     where = f"--host {settings.host} can be reached from other machines"
-    if settings.tokens_file is None:
+    if settings.tokens_file is None and settings.api_server is None:
         raise ConfigurationError(
-            f"{where}, and anyone there could profile this node: give --tokens-file, or listen on 127.0.0.1"
+            f"{where}, and anyone there could profile this node: give --auth kubernetes in a cluster or --tokens-file "
+            "elsewhere, or listen on 127.0.0.1"
         )
     if settings.tls_cert_file is None:
         raise ConfigurationError(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason, ProfileType, TargetInfo
-from nodeobs.nodeagent.exchange import Address, Reply, get
+from nodeobs.nodeagent.exchange import Address, Reply, exchange
 from nodeobs.nodeagent.refusals import refusal
 from nodeobs.nodeagent.target_settings import PPROF_PATH, TargetSettings
 
@@ -96,7 +96,7 @@ class Target:
         address, headers = await asyncio.to_thread(lambda: (self._address(), self._credentials()))
         base = urlsplit(self._settings.url).path if self._settings.url else PPROF_PATH
         try:
-            async with get(
+            async with exchange(
                 address,
                 f"{base}/{path}",
                 headers=headers,

@@ -16,6 +16,7 @@ import msgspec
 from nodeobs.errors import NodeobsError
 from nodeobs.model import Document
 from nodeobs.nodeagent.agent import Receipt
+from nodeobs.nodeagent.auth import Caller
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -62,13 +63,14 @@ class Response:
 
 
 class Request:
-    """One request. ``parts`` are the groups of the route's pattern."""
+    """One request. ``parts`` are the groups of the route's pattern, ``caller`` is who makes it, if that was checked."""
 
     def __init__(self, scope: Scope, receive: Receive, receipt: Receipt) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.receipt = receipt
         self.parts: Mapping[str, str] = {}
+        self.caller: Caller | None = None
         self._query: bytes = scope["query_string"]
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
