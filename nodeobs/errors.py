@@ -19,6 +19,7 @@
     │   ├── Conflict               written since it was read
     │   ├── WatchExpired           the revision is too old to watch from: list again
     │   └── StoreUnavailable       a retry can help
+    │       └── StoreDenied        it can once our credentials, or what they allow, have changed
     ├── LeadershipLost             another process drives Runs now
     ├── AgentError                 one agent failed; carries the failure reason
     │   ├── AgentBusy              it has another collection going
@@ -117,6 +118,10 @@ class WatchExpired(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or written now; a retry can help."""
+
+
+class StoreDenied(StoreUnavailable):
+    """The store does not accept our credentials, or they lack the right."""
 
 
 class LeadershipLost(NodeobsError):

@@ -20,6 +20,7 @@ from nodeobs.errors import (
     NodeobsError,
     NotFound,
     RunInProgress,
+    StoreDenied,
     StoreUnavailable,
     WatchExpired,
 )
@@ -108,7 +109,8 @@ class KubeClient:
         NotFound, AlreadyExists, Conflict, WatchExpired: as the API server says (404, 409, 410).
         InvalidInput: the object is not acceptable to it (400, 422), or an admission webhook refuses it.
         RunInProgress: our admission webhook refuses a second Run.
-        StoreUnavailable: it cannot be reached, is overloaded, or refuses our credentials; a retry can help.
+        StoreUnavailable: it cannot be reached, or is overloaded; a retry can help. StoreDenied: it refuses our
+            credentials, or they lack the right.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -219,7 +221,7 @@ def failure_of(status: Status, code: int) -> NodeobsError:
     if code == 409 and status.reason == "AlreadyExists":
         return AlreadyExists(message)
     if code in (401, 403):
-        return StoreUnavailable(f"the API server does not let nodeobs do this: {message}")
+        return StoreDenied(f"the API server does not let nodeobs do this: {message}")
     if code in _KINDS:
         return _KINDS[code](message)
     return StoreUnavailable(f"the API server cannot answer: {message}")
