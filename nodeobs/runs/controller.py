@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
@@ -25,7 +25,6 @@ from nodeobs.runs.claimed import FINALIZER, release
 from nodeobs.runs.driver import Driver, Ending, Surroundings
 from nodeobs.runs.exporter import RunExporter
 from nodeobs.runs.history import History
-from nodeobs.runs.housekeeping import Housekeeping
 from nodeobs.runs.rules import settle
 from nodeobs.store.base import Change, ChangeType, Store
 
@@ -56,7 +55,10 @@ class Leadership(Protocol):
 
 
 class Controller:
-    """Drives the Runs of a store for as long as this process leads."""
+    """Drives the Runs of a store for as long as this process leads.
+
+    ``beside`` are bodies of threads that run meanwhile, such as the housekeeping; each ends soon after its event is set.
+    """
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Controller:
         leadership: Leadership,
         surroundings: Surroundings,
         history: History,
-        housekeeping: Housekeeping,
+        beside: Sequence[Callable[[threading.Event], None]],
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
@@ -73,7 +75,7 @@ class Controller:
         self._leadership = leadership
         self._surroundings = surroundings
         self._history = history
-        self._housekeeping = housekeeping
+        self._beside = beside
         self._metrics = metrics
         self._now = now
         self._exporter = RunExporter(metrics)
@@ -101,8 +103,8 @@ class Controller:
         self._metrics.leader.set(1)
         over = threading.Event()
         keepers = [
-            threading.Thread(target=self._housekeeping.run, args=(over,), name="housekeeping", daemon=True),
             threading.Thread(target=self._watch_over, args=(stop, over), name="leadership", daemon=True),
+            *(threading.Thread(target=body, args=(over,), name="beside leading", daemon=True) for body in self._beside),
         ]
         for keeper in keepers:
             keeper.start()

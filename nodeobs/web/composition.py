@@ -6,42 +6,33 @@ import os
 import random
 import secrets
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from functools import partial
-from typing import Final
 
 import structlog
 from flask import Flask
 from gunicorn.errors import AppImportError
 from prometheus_client import CollectorRegistry
 
-from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
-from nodeobs.errors import AlreadyExists, ConfigurationError, StoreUnavailable
+from nodeobs.errors import ConfigurationError, StoreUnavailable
 from nodeobs.metrics import Metrics
-from nodeobs.model import Metadata, NodeObservability, Run
 from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
 from nodeobs.runs.driver import Surroundings
 from nodeobs.runs.history import History
 from nodeobs.runs.housekeeping import Housekeeping
-from nodeobs.runs.rules import admit, highest_term
+from nodeobs.runs.rules import admit
 from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.settings import Settings
-from nodeobs.store.base import Store
-from nodeobs.store.filelock import FileLeadership
-from nodeobs.store.sqlite import SqliteStore
 from nodeobs.web import create_app
-from nodeobs.web.access import LocalAccess
+from nodeobs.web.clock import utc_now
+from nodeobs.web.parts import Parts
 from nodeobs.web.services import Services
-from nodeobs.web.tokens import TokensFile
+from nodeobs.web.standalone import standalone_parts
 
 log = structlog.get_logger(__name__)
-
-FIRST_OBSERVABILITY: Final = "cluster"
-"""The only name that the operator nodeobs descends from allowed."""
 
 _RESTART_SECONDS = 5.0
 
@@ -66,57 +57,54 @@ def build(settings: Settings) -> Services:
         StoreUnavailable: the database is damaged, or its disk is full.
     """
     metrics = Metrics(CollectorRegistry())
-    access = TokensFile(settings.tokens_file) if settings.tokens_file else LocalAccess()
     rules = RulesFile(settings.triggers_file, metrics=metrics)
-    store = SqliteStore(settings.data_dir / "nodeobs.db", now=_now)
-    _ensure_observability(store)
+    parts = _parts(settings, metrics)
     outputs = OutputStore(settings.output)
-    controller = _controller(settings, store=store, outputs=outputs, metrics=metrics)
+    controller = _controller(settings, parts, outputs=outputs, metrics=metrics)
     return Services(
         settings=settings,
-        store=store,
+        store=parts.store,
         outputs=outputs,
         metrics=metrics,
         rules=rules,
-        access=access,
-        admit=partial(admit, now=_now),
-        now=_now,
+        access=parts.access,
+        admit=partial(admit, now=utc_now),
+        now=utc_now,
         suffix=partial(secrets.token_hex, 4),
-        drive=partial(_drive, controller.run, metrics),
+        drive=partial(_drive, parts, controller, metrics),
     )
 
 
-def _ensure_observability(store: Store) -> None:
-    """Have one NodeObservability, over all agents and with all their targets, where there is none."""
-    try:
-        if not store.list(NodeObservability):
-            store.create(NodeObservability(metadata=Metadata(name=FIRST_OBSERVABILITY)))
-    except AlreadyExists:
-        return  # by another process, just now
-    except StoreUnavailable as error:
-        log.warning("cannot look for a NodeObservability; create one by hand", error=str(error))
+def _parts(settings: Settings, metrics: Metrics) -> Parts:
+    if settings.mode == "standalone":
+        return standalone_parts(settings)
+    # Only here: what speaks to the API server takes 30 MB that a service by itself need not hold.
+    from nodeobs.web.clustered import clustered_parts
+
+    return clustered_parts(settings, metrics)
 
 
-def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metrics: Metrics) -> Controller:
+def _controller(settings: Settings, parts: Parts, *, outputs: OutputStore, metrics: Metrics) -> Controller:
     spool = settings.data_dir / "spool"
     surroundings = Surroundings(
-        store=store,
+        store=parts.store,
         outputs=outputs,
         connector=AgentConnector(
             tls=settings.agent_tls,
             ca_file=settings.agent_ca_file,
             token_file=settings.agent_token_file,
-            now=_now,
+            now=utc_now,
             randomness=random.Random(),  # noqa: S311 spreads retries, keeps no secret
         ),
-        agents=partial(_agents, settings),
+        agents=parts.agents,
         spool=spool,
         grace_seconds=settings.run_grace_seconds,
-        now=_now,
+        now=utc_now,
+        recorder=parts.recorder,
     )
     history = History(keep=settings.run_history)
     housekeeping = Housekeeping(
-        store=store,
+        store=parts.store,
         history=history,
         outputs=outputs,
         spool=spool,
@@ -126,41 +114,30 @@ def _controller(settings: Settings, *, store: Store, outputs: OutputStore, metri
             max_bytes=settings.retention_max_bytes,
         ),
         metrics=metrics,
-        now=_now,
+        now=utc_now,
     )
     return Controller(
-        store=store,
-        leadership=FileLeadership(
-            settings.data_dir / "leader.lock", known_term=lambda: highest_term(store.list(Run, unfinished=True))
-        ),
+        store=parts.store,
+        leadership=parts.leadership,
         surroundings=surroundings,
         history=history,
-        housekeeping=housekeeping,
+        beside=(housekeeping.run, *parts.beside_leading),
         metrics=metrics,
-        now=_now,
+        now=utc_now,
     )
 
 
-def _drive(run: Callable[[threading.Event], None], metrics: Metrics, stop: threading.Event) -> None:
+def _drive(parts: Parts, controller: Controller, metrics: Metrics, stop: threading.Event) -> None:
     """Body of the controller's thread: whatever nobody foresaw is logged, counted, and tried again."""
-    while not stop.is_set():
-        try:
-            run(stop)
-        except StoreUnavailable as error:
-            log.error("cannot lead now; trying again", error=str(error), seconds=_RESTART_SECONDS)  # noqa: TRY400 the message tells all
-            stop.wait(_RESTART_SECONDS)
-        except Exception:  # a thread's edge
-            log.exception("the controller failed; it starts again", seconds=_RESTART_SECONDS)
-            metrics.internal_errors.labels("controller").inc()
-            stop.wait(_RESTART_SECONDS)
-
-
-def _agents(settings: Settings) -> list[Agent]:
-    return [
-        Agent(name=agent.name, host=agent.host, port=agent.port, labels=agent.labels, targets=agent.targets)
-        for agent in settings.agents
-    ]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    with ExitStack() as stack:
+        parts.start(stack, stop)
+        while not stop.is_set():
+            try:
+                controller.run(stop)
+            except StoreUnavailable as error:
+                log.error("cannot lead now; trying again", error=str(error), seconds=_RESTART_SECONDS)  # noqa: TRY400 the message tells all
+                stop.wait(_RESTART_SECONDS)
+            except Exception:  # a thread's edge
+                log.exception("the controller failed; it starts again", seconds=_RESTART_SECONDS)
+                metrics.internal_errors.labels("controller").inc()
+                stop.wait(_RESTART_SECONDS)

@@ -118,7 +118,7 @@ class World:
             ),
             surroundings=self.surroundings(agents=agents, grace=grace),
             history=self.history,
-            housekeeping=self.housekeeping(),
+            beside=[self.housekeeping().run],
             metrics=self.metrics,
             now=now,
         )

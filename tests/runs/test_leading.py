@@ -55,7 +55,7 @@ def controller(world: World, term: Term, **around: Any) -> Controller:
         leadership=term,
         surroundings=replace_around(world, **around),
         history=world.history,
-        housekeeping=world.housekeeping(),
+        beside=[world.housekeeping().run],
         metrics=world.metrics,
         now=now,
     )

@@ -1,0 +1,43 @@
+"""What differs between the modes: the service's parts that the composition root chooses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nodeobs.agents.agent import Agent
+from nodeobs.runs.announcements import Recorder
+from nodeobs.runs.controller import Leadership
+from nodeobs.store.base import Store
+from nodeobs.web.access import Access
+
+if TYPE_CHECKING:
+    from nodeobs.web.admission import Admission
+
+Background = Callable[[threading.Event], None]
+"""Body of a thread that ends soon after the event is set."""
+
+
+def _start_nothing(_stack: ExitStack, _stop: threading.Event) -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """One mode's parts. Making them starts nothing and asks nobody."""
+
+    store: Store
+    leadership: Leadership
+    access: Access
+    agents: Callable[[], Sequence[Agent]]
+    """The roster as it is now; raises StoreUnavailable where it cannot be read."""
+    locate: Callable[[Agent], Agent] | None = None
+    """Where an agent is now that does not answer where it was."""
+    recorder: Recorder | None = None
+    admission: Admission | None = None
+    beside_leading: tuple[Background, ...] = ()
+    start: Callable[[ExitStack, threading.Event], None] = _start_nothing
+    """Start what every replica runs; the stack ends it."""

@@ -1,0 +1,60 @@
+"""The parts of a service by itself: a database, a file lock, a token file, agents from the settings."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from nodeobs.agents.agent import Agent
+from nodeobs.errors import AlreadyExists, StoreUnavailable
+from nodeobs.model import Metadata, NodeObservability, Run
+from nodeobs.runs.rules import highest_term
+from nodeobs.settings import Settings
+from nodeobs.store.base import Store
+from nodeobs.store.filelock import FileLeadership
+from nodeobs.store.sqlite import SqliteStore
+from nodeobs.web.access import LocalAccess
+from nodeobs.web.clock import utc_now
+from nodeobs.web.parts import Parts
+from nodeobs.web.tokens import TokensFile
+
+log = structlog.get_logger(__name__)
+
+FIRST_OBSERVABILITY: Final = "cluster"
+"""The only name that the operator nodeobs descends from allowed."""
+
+
+def standalone_parts(settings: Settings) -> Parts:
+    """Parts that need nothing but this machine.
+
+    Raises:
+        ConfigurationError: a file or folder that a setting names cannot be used.
+        StoreUnavailable: the database is damaged, or its disk is full.
+    """
+    access = TokensFile(settings.tokens_file) if settings.tokens_file else LocalAccess()
+    store = SqliteStore(settings.data_dir / "nodeobs.db", now=utc_now)
+    _ensure_observability(store)
+    agents = [
+        Agent(name=agent.name, host=agent.host, port=agent.port, labels=agent.labels, targets=agent.targets)
+        for agent in settings.agents
+    ]
+    return Parts(
+        store=store,
+        leadership=FileLeadership(
+            settings.data_dir / "leader.lock", known_term=lambda: highest_term(store.list(Run, unfinished=True))
+        ),
+        access=access,
+        agents=lambda: agents,
+    )
+
+
+def _ensure_observability(store: Store) -> None:
+    """Have one NodeObservability, over all agents and with all their targets, where there is none."""
+    try:
+        if not store.list(NodeObservability):
+            store.create(NodeObservability(metadata=Metadata(name=FIRST_OBSERVABILITY)))
+    except AlreadyExists:
+        return  # by another process, just now
+    except StoreUnavailable as error:
+        log.warning("cannot look for a NodeObservability; create one by hand", error=str(error))
