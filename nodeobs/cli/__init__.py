@@ -43,6 +43,7 @@ Exit codes:
         "pull": LazyCommand("nodeobs.cli.pull:pull", "Download a Run's output."),
         "serve": LazyCommand("nodeobs.cli.serve:serve", "Run the service."),
         "agent": LazyCommand("nodeobs.cli.agent:agent", "Run a node's agent."),
+        "manifests": LazyCommand("nodeobs.cli.manifests:manifests", "Print what a cluster needs, as YAML."),
         "demo": LazyCommand("nodeobs.cli.demo:demo", "Show it all on this machine, from alert to merged profile."),
         "completion": LazyCommand("nodeobs.cli.completion:completion", "Print the script for tab completion."),
     },

@@ -1,0 +1,178 @@
+"""The rights of the service, of its agents and of the people who use them: the least that each needs.
+
+Not aggregated into the cluster's own roles: who may profile nodes is to be said on purpose. Rights on paths
+(``nonResourceURLs``) hold for the API server's own paths as well, which is why ``/metrics`` has a role of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from nodeobs.kube.crds import CRD_NAMES
+from nodeobs.model import GROUP
+
+Json = dict[str, Any]
+
+SERVICE: Final = "nodeobs"
+"""Name of the service's ServiceAccount, roles, Service, Lease and webhook configuration."""
+AGENT: Final = "node-observability-agent"
+"""Name of the agents' ServiceAccount and Service, as upstream has it."""
+VIEWER: Final = "nodeobs-viewer"
+"""Name of the viewers' role, and of a ServiceAccount that has it: for whom has no token of their own."""
+TLS_SECRET: Final = "nodeobs-tls"  # noqa: S105 - a name
+CA_CONFIG_MAP: Final = "nodeobs-ca"
+
+_RBAC: Final = "rbac.authorization.k8s.io"
+_OBSERVABILITIES: Final = "nodeobservabilities"
+_RUNS: Final = "nodeobservabilityruns"
+_MACHINE_CONFIGS: Final = "nodeobservabilitymachineconfigs"
+_READ: Final = ("get", "list", "watch")
+_WRITE: Final = ("create", "update", "patch", "delete")
+
+
+def rbac(*, namespace: str, agent_namespace: str) -> list[Json]:
+    """ServiceAccounts, roles and the bindings that the service and its agents need, for the two namespaces.
+
+    The roles for people are bound to nobody.
+    """
+    return [
+        _service_account(SERVICE, namespace),
+        _service_account(VIEWER, namespace),
+        _service_account(AGENT, agent_namespace),
+        _role(SERVICE, _service_rules()),
+        _binding(SERVICE, SERVICE, account=SERVICE, of=namespace),
+        _role(SERVICE, _service_rules_at_home(), namespace=namespace),
+        _binding(SERVICE, SERVICE, account=SERVICE, of=namespace, namespace=namespace),
+        _role(SERVICE, _service_rules_beside_agents(), namespace=agent_namespace),
+        _binding(SERVICE, SERVICE, account=SERVICE, of=namespace, namespace=agent_namespace),
+        _role("nodeobs-agent", _agent_rules()),
+        _binding("nodeobs-agent", "nodeobs-agent", account=AGENT, of=agent_namespace),
+        _role("nodeobs-metrics", [_paths(["/metrics"], ["get"])]),
+        _role("nodeobs-alerts", [_paths(["/webhooks/alertmanager"], ["post"])]),
+        _role(VIEWER, _viewer_rules()),
+        _role("nodeobs-runner", _runner_rules()),
+        _role("nodeobs-admin", _admin_rules()),
+        _binding(VIEWER, VIEWER, account=VIEWER, of=namespace),
+        _role("nodeobs-client", _client_rules(), namespace=namespace),
+    ]
+
+
+def _service_rules() -> list[Json]:
+    crds, hooks = "apiextensions.k8s.io", "admissionregistration.k8s.io"
+    return [
+        _rule(GROUP, [_RUNS, _OBSERVABILITIES], [*_READ, "create", "update", "delete"]),
+        _rule(GROUP, [f"{_RUNS}/status", f"{_OBSERVABILITIES}/status"], ["update"]),
+        # Alerts start Runs in the service's own name; only whoever may use a NodeObservability may.
+        _rule(GROUP, [_OBSERVABILITIES], ["use"]),
+        # Objects that an old version stored are written anew.
+        _rule(GROUP, [_MACHINE_CONFIGS], ["list", "update"]),
+        _rule("", ["events"], ["create", "get", "update"]),
+        _rule("", ["nodes"], ["list"]),
+        _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+        _rule("authorization.k8s.io", ["subjectaccessreviews"], ["create"]),
+        # caBundle, and the list of stored versions.
+        _rule(crds, ["customresourcedefinitions"], ["get", "patch"], names=CRD_NAMES),
+        _rule(crds, ["customresourcedefinitions/status"], ["patch"], names=CRD_NAMES),
+        _rule(hooks, ["validatingwebhookconfigurations"], ["get", "patch"], names=[SERVICE]),
+        # What the agents ask of their caller.
+        _paths(["/v1/collections", "/v1/collections/*"], ["get", "post", "delete"]),
+        _paths(["/v1/targets"], ["get"]),
+        _paths([f"/node-observability-{call}" for call in ("pprof", "scripting", "status")], ["get"]),
+    ]
+
+
+def _service_rules_at_home() -> list[Json]:
+    leases = "coordination.k8s.io"
+    return [
+        _rule(leases, ["leases"], ["create"]),
+        _rule(leases, ["leases"], ["get", "update"], names=[SERVICE]),
+        _rule("", ["secrets"], ["create"]),
+        _rule("", ["secrets"], ["get", "patch"], names=[TLS_SECRET]),
+        # Answered alerts have a ConfigMap for each trigger, whose names are not known beforehand.
+        _rule("", ["configmaps"], ["get", "list", "create", "update", "patch", "delete"]),
+    ]
+
+
+def _service_rules_beside_agents() -> list[Json]:
+    return [_rule("discovery.k8s.io", ["endpointslices"], ["list"]), _rule("", ["pods"], ["list"])]
+
+
+def _agent_rules() -> list[Json]:
+    return [
+        # A kubelet asks for this before it shows its profiles. It covers more: see docs/security.md.
+        _rule("", ["nodes/proxy"], ["get"]),
+        _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+        _rule("authorization.k8s.io", ["subjectaccessreviews"], ["create"]),
+    ]
+
+
+def _viewer_rules() -> list[Json]:
+    return [
+        _rule(GROUP, [_OBSERVABILITIES, _RUNS, _MACHINE_CONFIGS], _READ),
+        _rule(GROUP, [f"{_RUNS}/output"], ["get"]),
+        _paths(["/", "/api/*", "/metrics"], ["get"]),
+    ]
+
+
+def _runner_rules() -> list[Json]:
+    return [
+        *_viewer_rules(),
+        _rule(GROUP, [_RUNS], _WRITE),
+        _rule(GROUP, [_OBSERVABILITIES], ["use"]),
+        _paths(["/webhooks/alertmanager"], ["post"]),
+    ]
+
+
+def _admin_rules() -> list[Json]:
+    return [
+        *_runner_rules(),
+        _rule(GROUP, [_OBSERVABILITIES, _MACHINE_CONFIGS], _WRITE),
+        _paths(["/debug/pprof/profile"], ["get"]),
+    ]
+
+
+def _client_rules() -> list[Json]:
+    """What the command line needs to reach the service by a port-forward, beside what its user may do there."""
+    return [
+        _rule("", ["services"], ["get"], names=[SERVICE]),
+        _rule("", ["pods"], ["get", "list"]),
+        _rule("", ["pods/portforward"], ["get", "create"]),
+        _rule("", ["configmaps"], ["get"], names=[CA_CONFIG_MAP]),
+        _rule("", ["serviceaccounts/token"], ["create"], names=[VIEWER]),
+    ]
+
+
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], *, names: Sequence[str] = ()) -> Json:
+    rule = {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+    return rule | ({"resourceNames": list(names)} if names else {})
+
+
+def _paths(paths: Sequence[str], verbs: Sequence[str]) -> Json:
+    return {"nonResourceURLs": list(paths), "verbs": list(verbs)}
+
+
+def _service_account(name: str, namespace: str) -> Json:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(name, namespace)}
+
+
+def _role(name: str, rules: Sequence[Json], *, namespace: str = "") -> Json:
+    kind = "Role" if namespace else "ClusterRole"
+    return {"apiVersion": f"{_RBAC}/v1", "kind": kind, "metadata": _metadata(name, namespace), "rules": list(rules)}
+
+
+def _binding(name: str, role: str, *, account: str, of: str, namespace: str = "") -> Json:
+    """The role of the same scope, bound to a ServiceAccount; in one namespace, or in all."""
+    kind = "Role" if namespace else "ClusterRole"
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": _metadata(name, namespace),
+        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": of}],
+    }
+
+
+def _metadata(name: str, namespace: str) -> Json:
+    labels = {"app.kubernetes.io/part-of": "nodeobs"}
+    return {"name": name, **({"namespace": namespace} if namespace else {}), "labels": labels}
