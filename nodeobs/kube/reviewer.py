@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from nodeobs.errors import AccessUnknown, Forbidden, NodeobsError, Unauthenticated
+from nodeobs.errors import Forbidden, NodeobsError, Unauthenticated
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.reviews import (
     AUTHENTICATION_PATH,
@@ -25,6 +25,7 @@ from nodeobs.kube.reviews import (
     read_access_review,
     read_token_review,
     token_review,
+    unknown,
 )
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,7 @@ class Reviewer:
         self._client = client
         self._seconds = seconds
         self._monotonic = monotonic
+        self._at_once = at_once
         self._free = threading.BoundedSemaphore(at_once)
         self._lock = threading.Lock()
         self._tokens: Memory[bytes] = Memory()
@@ -105,7 +107,7 @@ class Reviewer:
         if known is not None:
             return known
         if not self._free.acquire(blocking=False):
-            raise AccessUnknown("too many callers are being checked at once; try again")
+            raise unknown(f"{self._at_once} wait for the API server to say who they are, which is the most at once")
         try:
             return self._ask_once(memory, key, ask)
         finally:
@@ -140,4 +142,4 @@ class Reviewer:
         try:
             return self._client.request("POST", path, document, seconds=self._seconds)
         except NodeobsError as error:
-            raise AccessUnknown(f"callers cannot be checked now: {error}") from error
+            raise unknown(str(error)) from error

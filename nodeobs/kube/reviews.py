@@ -104,6 +104,11 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
+def unknown(problem: str) -> AccessUnknown:
+    """The error for a review that could not be made."""
+    return AccessUnknown(f"callers cannot be checked now: {problem}")
+
+
 def token_review(token: str, *, audiences: Sequence[str] = ()) -> dict[str, Any]:
     """Document that asks whose ``token`` it is; without ``audiences`` it must be one for the API server itself."""
     spec = {"token": token, "audiences": list(audiences)} if audiences else {"token": token}
@@ -163,7 +168,7 @@ def read_token_review(answer: bytes | str, *, audiences: Sequence[str] = ()) -> 
     if audiences and not set(audiences) & set(status.audiences or ()):
         return Verdict(False, f"it is not meant for {' or '.join(audiences)}")
     if not status.user.username:
-        raise AccessUnknown("the API server accepted a token without naming its user")
+        raise unknown("the API server accepted a token without naming its user")
     return Verdict(True, identity=status.user.identity())
 
 
@@ -175,7 +180,7 @@ def read_access_review(answer: bytes | str) -> Verdict:
     """
     status = _decode(answer, _AccessAnswer).status
     if not status.allowed and not status.denied and status.evaluation_error:
-        raise AccessUnknown(f"the API server cannot find out rights now: {_reason(status.evaluation_error)}")
+        raise unknown(f"the API server's authorizers failed: {_reason(status.evaluation_error)}")
     return Verdict(status.allowed, _reason(status.reason))
 
 
@@ -218,7 +223,7 @@ def _decode(answer: bytes | str, kind: type[D]) -> D:
     try:
         return msgspec.json.decode(answer, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AccessUnknown(f"the API server answered a review with something else: {error}") from error
+        raise unknown(f"the API server answered a review with something else: {error}") from error
 
 
 def _reason(text: str) -> str:

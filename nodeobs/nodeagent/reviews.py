@@ -25,6 +25,7 @@ from nodeobs.kube.reviews import (
     read_access_review,
     read_token_review,
     token_review,
+    unknown,
 )
 from nodeobs.nodeagent.auth import Caller, bearer_token
 from nodeobs.nodeagent.exchange import Address, exchange
@@ -84,7 +85,7 @@ class ReviewedAccess:
         task = self._going.get(key)
         if task is None:
             if len(self._going) >= _AT_ONCE:
-                raise AccessUnknown("too many callers are being checked at once; try again")
+                raise unknown(f"{_AT_ONCE} wait for the API server to say who they are, which is the most at once")
             task = self._going[key] = asyncio.create_task(ask(), name="review")
             task.add_done_callback(lambda done: self._finish(memory, key, done, asked=now))
         # A caller that goes away takes the answer from nobody else.
@@ -157,4 +158,4 @@ class ReviewedAccess:
 
 def _unknown(problem: str) -> AccessUnknown:
     logger.warning("callers cannot be checked: %s", problem)
-    return AccessUnknown(f"callers cannot be checked now: {problem}")
+    return unknown(problem)
