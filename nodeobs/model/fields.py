@@ -7,13 +7,15 @@ from typing import Annotated
 from msgspec import Meta
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_PART = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+"""Kubernetes bounds a subdomain as a whole, and not its parts (k8s.io/apimachinery, IsDNS1123Subdomain)."""
 
 DnsName = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=253,
-        pattern=rf"\A{_LABEL}(\.{_LABEL})*\Z",
+        pattern=rf"\A{_PART}(\.{_PART})*\Z",
         description="Lower-case RFC 1123 subdomain: letters, digits, '-' and '.'.",
     ),
 ]
@@ -42,7 +44,7 @@ NodeRef = Annotated[
     Meta(
         min_length=1,
         max_length=253,
-        pattern=rf"\A({_LABEL}(\.{_LABEL})*|[0-9a-f]{{0,4}}(:[0-9a-f.]*){{2,8}})\Z",
+        pattern=rf"\A({_PART}(\.{_PART})*|[0-9a-f]{{0,4}}(:[0-9a-f.]*){{2,8}})\Z",
         description="A node's name, or its IP address as alerts carry it.",
     ),
 ]

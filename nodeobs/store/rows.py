@@ -5,14 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import structlog
-
 from nodeobs.errors import InvalidInput, NotFound, StoreUnavailable, WatchExpired
 from nodeobs.model import Document, Metadata, Resource, decode_json, encode_json, replace
 from nodeobs.store.base import Change, ChangeType, R
 from nodeobs.store.database import transaction
-
-log = structlog.get_logger(__name__)
+from nodeobs.store.objects import label, log_unreadable
 
 KEPT_CHANGES = 10_000
 KEPT_BYTES = 64 * 2**20
@@ -54,11 +51,6 @@ class Reader:
         return tuple(resource for resource in found if resource is not None)
 
 
-def label(kind: type[Resource], name: str, namespace: str) -> str:
-    """The object as messages name it."""
-    return f"{kind.KIND} {namespace}/{name}" if namespace else f"{kind.KIND} {name}"
-
-
 def document(connection: sqlite3.Connection, kind: type[Resource], name: str, namespace: str) -> bytes:
     """The stored document.
 
@@ -90,7 +82,7 @@ def decode(stored: bytes, kind: type[R], what: str) -> R | None:
     try:
         return decode_json(stored, kind)
     except InvalidInput as error:
-        log.error("a stored object cannot be read; delete it", object=what, error=str(error))  # noqa: TRY400 - no bug
+        log_unreadable(what, error)
         return None
 
 
@@ -104,23 +96,6 @@ def metadata(stored: bytes, kind: type[Resource], name: str, namespace: str) -> 
         return decode_json(stored, _Stored).metadata
     except InvalidInput as error:
         raise _damaged(kind, name, namespace, error) from error
-
-
-def checked(resource: R) -> tuple[R, bytes]:
-    """The object as it will be read, and its document.
-
-    Raises:
-        InvalidInput: it could not be read again: a bound is exceeded, or a text is not Unicode.
-    """
-    what = label(type(resource), resource.metadata.name, resource.metadata.namespace)
-    try:
-        encoded = encode_json(resource)
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"{what!a} cannot be stored: it holds text that is not Unicode ({error.reason})") from error
-    try:
-        return decode_json(encoded, type(resource)), encoded
-    except InvalidInput as error:
-        raise InvalidInput(f"{what} cannot be stored: {error.detail}", pointer=error.pointer) from error
 
 
 def add(connection: sqlite3.Connection, resource: Resource, encoded: bytes) -> None:

@@ -14,6 +14,7 @@ from nodeobs.model import replace
 from nodeobs.store import rows
 from nodeobs.store.base import Admit, Change, R, Snapshot
 from nodeobs.store.database import Database
+from nodeobs.store.objects import checked, label
 
 _POLL_SECONDS = 0.1
 
@@ -64,7 +65,7 @@ class SqliteStore:
         kind, name, namespace = type(resource), resource.metadata.name, resource.metadata.namespace
         with self._database.writing() as connection:
             if rows.exists(connection, kind, name, namespace):
-                raise AlreadyExists(f"{rows.label(kind, name, namespace)} exists already")
+                raise AlreadyExists(f"{label(kind, name, namespace)} exists already")
             if admit is not None:
                 admit(rows.Reader(connection))
             revision = rows.newest_revision(connection) + 1
@@ -75,7 +76,7 @@ class SqliteStore:
                 creation_timestamp=self._now(),
                 deletion_timestamp=None,
             )
-            stored, document = rows.checked(replace(resource, metadata=metadata))
+            stored, document = checked(replace(resource, metadata=metadata))
             rows.add(connection, stored, document)
         self._wake()
         return stored
@@ -92,7 +93,7 @@ class SqliteStore:
             known = rows.metadata(before, kind, name, namespace)
             if resource.metadata.resource_version != known.resource_version:
                 raise Conflict(
-                    f"{rows.label(kind, name, namespace)} was read at resourceVersion "
+                    f"{label(kind, name, namespace)} was read at resourceVersion "
                     f"{resource.metadata.resource_version or '(none)'} and is at {known.resource_version} now: "
                     "read it again, then change it"
                 )
@@ -102,7 +103,7 @@ class SqliteStore:
                 creation_timestamp=known.creation_timestamp,
                 deletion_timestamp=known.deletion_timestamp,
             )
-            stored, document = rows.checked(replace(resource, metadata=metadata))
+            stored, document = checked(replace(resource, metadata=metadata))
             gone = known.deletion_timestamp is not None and not metadata.finalizers
             if document == before and not gone:
                 return stored
@@ -114,7 +115,7 @@ class SqliteStore:
         """Delete an object, or mark it; see :class:`~nodeobs.store.base.Store`."""
         with self._database.writing() as connection:
             document = rows.document(connection, kind, name, namespace)
-            stored = rows.decode(document, kind, rows.label(kind, name, namespace))
+            stored = rows.decode(document, kind, label(kind, name, namespace))
             if stored is None or not stored.metadata.finalizers:
                 rows.remove(connection, kind, name, namespace, last=document)
             elif stored.metadata.deletion_timestamp is None:
