@@ -30,7 +30,8 @@ _ROOT_FIELDS: Final[Mapping[str, Schema]] = {
 
 def structural_schema(kind: type[Document]) -> Schema:
     """Schema of a whole object. Absent fields get the model's defaults, so that what is stored is complete."""
-    generated = msgspec.json.schema(kind, ref_template="{name}")
+    # By way of JSON, as defaults are the model's own tuples and enumerations.
+    generated = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(kind, ref_template="{name}")))
     documents = {document.__name__: document for document in _documents_in(kind)}
     schema = _Translation(generated["$defs"], documents).document(kind.__name__)
     schema["required"] = [name for name in schema["required"] if name != "metadata"]
