@@ -28,8 +28,18 @@ ALERT_OUTCOMES: Final = (
 """What can become of one alert in a notification; ``failed`` could not be stored and is to be sent again."""
 
 RUN_RESULTS: Final = tuple(phase.value for phase in Phase if phase.final)
-INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http")
-WEBHOOKS: Final = ("alertmanager",)
+ADMISSION_DENIALS: Final = (
+    "ConcurrentRun",
+    "MissingNodeObservability",
+    "UnknownTarget",
+    "Invalid",
+    "Forbidden",
+    "Unavailable",
+)
+"""Why a change of a resource was not admitted; ``Unavailable`` could not be decided and is to be tried again."""
+
+INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http", "certificates")
+WEBHOOKS: Final = ("alertmanager", "validate", "convert")
 
 _RUN_BUCKETS = (5, 10, 20, 30, 35, 40, 50, 60, 90, 120, 300, 600, 1200, 3660)
 _WEBHOOK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -118,6 +128,15 @@ class Metrics:
             "Whether the trigger rules in use are those of the file (1) or older ones because the file is wrong (0).",
             registry=registry,
         )
+        self.admission_requests = Counter(
+            "nodeobs_admission_requests_total",
+            "Changes of resources that the API server asked about, by the answer.",
+            ["allowed", "reason"],
+            registry=registry,
+        )
+        self.admission_requests.labels("true", "")
+        for reason in ADMISSION_DENIALS:
+            self.admission_requests.labels("false", reason)
         self.webhook_duration = Histogram(
             "nodeobs_webhook_duration_seconds",
             "Time to answer a webhook.",

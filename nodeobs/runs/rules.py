@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
 
 from nodeobs.errors import (
     InvalidInput,
@@ -13,9 +15,13 @@ from nodeobs.errors import (
     RunInProgress,
     UnknownTarget,
 )
-from nodeobs.model import NodeObservability, Phase, Run
+from nodeobs.model import GROUP, NodeObservability, NodeObservabilitySpec, Phase, Run, RunSpec, to_builtins
 from nodeobs.store.base import Admit, Reader
 
+CREATED_BY: Final = f"{GROUP}/created-by"
+"""Annotation that names who asked for a Run; only the service sets it."""
+
+_CHANGEABLE: Final = ("cancel", "ttlSecondsAfterFinished")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -23,15 +29,63 @@ def admit(run: Run, *, now: Callable[[], datetime]) -> Admit:
     """Make the check that a store asks within the transaction that creates ``run``.
 
     Raises (when it is asked):
-        MissingNodeObservability, UnknownTarget, InvalidInput: the Run cannot mean what it says.
+        InvalidInput, MissingNodeObservability, UnknownTarget: the Run cannot mean what it says.
         RunInProgress: another Run on the same NodeObservability is going.
     """
 
     def check(reader: Reader) -> None:
+        check_run(run.spec)
         may_exist(run, observability=_find(reader, run.spec.node_observability_ref.name))
         may_start(run, runs=reader.list(Run, unfinished=True), now=now())
 
     return check
+
+
+def check_run(spec: RunSpec) -> None:
+    """Check what the bounds of a Run's spec do not say.
+
+    Raises:
+        InvalidInput: a list holds something twice.
+    """
+    for field, values in (("profiles", spec.profiles), ("targets", spec.targets), ("nodes", spec.nodes)):
+        if len(set(values)) != len(values):
+            raise InvalidInput("must not hold anything twice", pointer=f"/spec/{field}")
+
+
+def check_observability(spec: NodeObservabilitySpec) -> None:
+    """Check what the bounds of a NodeObservability's spec do not say.
+
+    Raises:
+        InvalidInput: two targets have one name, or a target has a URL that cannot be asked, or a socket as well.
+    """
+    seen: set[str] = set()
+    for index, target in enumerate(spec.targets):
+        where = f"/spec/targets/{index}"
+        if target.name in seen:
+            raise InvalidInput(f"there is a target {target.name!r} already", pointer=f"{where}/name")
+        seen.add(target.name)
+        if target.url is not None and target.socket is not None:
+            raise InvalidInput("a target has a url or a socket, not both", pointer=where)
+        if target.url is not None and not _is_web_address(target.url):
+            raise InvalidInput("must be an http or https URL with a host and no credentials", pointer=f"{where}/url")
+
+
+def may_change(spec: RunSpec, *, old: RunSpec) -> None:
+    """Check a change of a Run's spec: only cancelling, and when the Run is to be deleted.
+
+    Raises:
+        InvalidInput: it changes something else, or takes the cancelling back.
+    """
+    if old.cancel and not spec.cancel:
+        raise InvalidInput("cancelling cannot be taken back; create another Run", pointer="/spec/cancel")
+    before, after = to_builtins(old), to_builtins(spec)
+    for field, value in after.items():
+        if field not in _CHANGEABLE and value != before[field]:
+            raise InvalidInput(
+                "cannot be changed: of a Run's spec only cancel (to true) and ttlSecondsAfterFinished can; "
+                "create another Run",
+                pointer=f"/spec/{field}",
+            )
 
 
 def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
@@ -114,6 +168,16 @@ def _find(reader: Reader, name: str) -> NodeObservability | None:
         return reader.get(NodeObservability, name)
     except NotFound:
         return None
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port_is_one = url.port is None or url.port > 0
+    except ValueError:
+        return False
+    known = url.scheme in ("http", "https") and bool(url.hostname)
+    return known and port_is_one and url.username is None and text.isprintable()
 
 
 def _parent(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from flask import Flask, Response, request
 
-from nodeobs.web import alerts, auth, observabilities, ops, outputs, problems, runs
+from nodeobs.web import admission, alerts, auth, observabilities, ops, outputs, problems, runs
 from nodeobs.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,8 @@ def create_app(services: Services) -> Flask:
     app.after_request(_finish)
     for part in (runs, outputs, observabilities, alerts, ops):
         app.register_blueprint(part.blueprint)
+    if services.admission is not None:
+        app.register_blueprint(admission.blueprint)
     return app
 
 

@@ -19,13 +19,18 @@ from nodeobs.web.services import services
 D = TypeVar("D", bound=Document)
 
 
-def read_body() -> bytes:
+def read_body(*, limit: int | None = None) -> bytes:
     """The whole body, whatever its Content-Type says: ``curl -d`` claims to send a form.
+
+    ``limit`` is in bytes; by default the setting's.
 
     Raises:
         HTTPException: too large (413), too slow (408), or broken off (400).
     """
-    limit = services().settings.max_body_bytes
+    if limit is None:
+        limit = services().settings.max_body_bytes
+    else:
+        request.max_content_length = limit + 1
     try:
         body = request.get_data(cache=False)
     except ClientDisconnected as error:

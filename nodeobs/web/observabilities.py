@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request, url_for
 
 from nodeobs.errors import Conflict, InvalidInput
-from nodeobs.model import Metadata, NodeObservability, NodeObservabilitySpec, Run, replace
+from nodeobs.model import Metadata, NodeObservability, Run, replace
+from nodeobs.runs.rules import check_observability
 from nodeobs.web.bodies import read_document, refuse_unknown_queries
 from nodeobs.web.documents import NodeObservabilityDocument, list_answer, resource_answer
 from nodeobs.web.problems import problem
@@ -32,7 +32,7 @@ def create() -> Response:
     """Create one."""
     refuse_unknown_queries()
     document = read_document(NodeObservabilityDocument)
-    _check(document.spec)
+    check_observability(document.spec)
     stored = services().store.create(_apply(document, None))
     answer = resource_answer(stored, 201)
     answer.location = url_for("observabilities.get", name=stored.metadata.name)
@@ -52,7 +52,7 @@ def put(name: str) -> Response:
     """Replace the spec, labels and annotations; only if unchanged where the version that was read is sent along."""
     refuse_unknown_queries()
     document = read_document(NodeObservabilityDocument)
-    _check(document.spec)
+    check_observability(document.spec)
     if document.metadata.name != name:
         raise InvalidInput(f"must be {name!r}, as in the URL; nothing can be renamed", pointer="/metadata/name")
     store = services().store
@@ -100,24 +100,3 @@ def _refuse_stale(document: NodeObservabilityDocument, current: NodeObservabilit
             f"the NodeObservability {current.metadata.name!r} was changed since it was read; read it again "
             f"(it is at resourceVersion {stored})"
         )
-
-
-def _check(spec: NodeObservabilitySpec) -> None:
-    seen: set[str] = set()
-    for index, target in enumerate(spec.targets):
-        where = f"/spec/targets/{index}"
-        if target.name in seen:
-            raise InvalidInput(f"there is a target {target.name!r} already", pointer=f"{where}/name")
-        seen.add(target.name)
-        if target.url is not None and target.socket is not None:
-            raise InvalidInput("a target has a url or a socket, not both", pointer=where)
-        if target.url is not None and not _is_web_address(target.url):
-            raise InvalidInput("must be an http or https URL with a host and no credentials", pointer=f"{where}/url")
-
-
-def _is_web_address(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.username is None and text.isprintable()
-    except ValueError:
-        return False

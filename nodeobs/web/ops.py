@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from prometheus_client.exposition import choose_encoder
 
 from nodeobs import __version__
-from nodeobs.errors import NotFound, ProfilerInUse
+from nodeobs.errors import NotFound, ProfilerInUse, StoreUnavailable
 from nodeobs.model import NodeObservability, encode_json
 from nodeobs.web.bodies import integer_query, refuse_unknown_queries
 from nodeobs.web.openapi import openapi
@@ -47,7 +47,10 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Requests can be served: the store can be read. What is wrong is said by the error handler (503)."""
+    """Requests can be served: the store can be read, and the API server can trust us. Else the error handler's 503."""
+    admission = services().admission
+    if admission is not None and not admission.published:
+        raise StoreUnavailable("the certificate of the webhooks is not published yet")
     with suppress(NotFound):
         services().store.get(NodeObservability, "readyz")
     return Response("ok\n", content_type="text/plain; charset=utf-8")

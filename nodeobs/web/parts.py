@@ -15,7 +15,7 @@ from nodeobs.store.base import Store
 from nodeobs.web.access import Access
 
 if TYPE_CHECKING:
-    from nodeobs.web.admission import Admission
+    from nodeobs.runs.admission import Admission
 
 Background = Callable[[threading.Event], None]
 """Body of a thread that ends soon after the event is set."""

@@ -82,8 +82,9 @@ def _http(error: HTTPException) -> Response:
     headers = {name: value for name, value in error.get_headers() if name.lower() not in drop}
     detail = error.description or HTTPStatus(error.code or 500).description
     if isinstance(error, RequestEntityTooLarge):
-        limit = services().settings.max_body_bytes
-        detail = f"the body is larger than {limit} bytes, which is the most that is read (NODEOBS_MAX_BODY_BYTES)"
+        limit, usual = (request.max_content_length or 1) - 1, services().settings.max_body_bytes
+        setting = " (NODEOBS_MAX_BODY_BYTES)" if limit == usual else ""
+        detail = f"the body is larger than {limit} bytes, which is the most that is read{setting}"
     return problem(error.code or 500, detail, headers=headers)
 
 

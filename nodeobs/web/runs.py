@@ -9,7 +9,8 @@ from flask import Blueprint, Response, request, url_for
 from werkzeug.exceptions import BadRequest
 
 from nodeobs.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WatchExpired
-from nodeobs.model import GROUP, Metadata, Phase, Run, RunTrigger, TriggerKind, replace
+from nodeobs.model import Metadata, Phase, Run, RunTrigger, TriggerKind, replace
+from nodeobs.runs.rules import CREATED_BY
 from nodeobs.web.access import demand_of_run
 from nodeobs.web.auth import caller
 from nodeobs.web.bodies import integer_query, read_document, refuse_unknown_queries
@@ -18,9 +19,6 @@ from nodeobs.web.problems import problem
 from nodeobs.web.services import services
 
 blueprint = Blueprint("runs", __name__, url_prefix="/api/v1/runs")
-
-CREATED_BY = f"{GROUP}/created-by"
-"""Annotation that names who asked for a Run; nobody else can set it."""
 
 MAX_WAIT_SECONDS = 30
 MAX_LIST = 1000
@@ -114,9 +112,6 @@ def _check(document: NewRun) -> None:
     spec = document.spec
     if spec.trigger is not None:
         raise InvalidInput("is set by the service, which knows what created a Run", pointer="/spec/trigger")
-    for field, values in (("profiles", spec.profiles), ("targets", spec.targets), ("nodes", spec.nodes)):
-        if len(set(values)) != len(values):
-            raise InvalidInput("must not hold anything twice", pointer=f"/spec/{field}")
 
 
 def _namespace_of(document: NewRun) -> str:

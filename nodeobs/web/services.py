@@ -12,6 +12,7 @@ from flask import current_app
 from nodeobs.metrics import Metrics
 from nodeobs.model import Run
 from nodeobs.outputs.store import OutputStore
+from nodeobs.runs.admission import Admission
 from nodeobs.runs.rulesfile import RulesFile
 from nodeobs.selfprofile import SelfProfiler
 from nodeobs.settings import Settings
@@ -24,6 +25,7 @@ THREADS = 128
 
 _LONG_POLLS = 48
 _DOWNLOADS = 24
+_LARGE_CONVERSIONS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,14 @@ class Services:
     """Random end of a generated name: lower-case letters and digits."""
     drive: Callable[[threading.Event], None]
     """Carries Runs until the event is set; the server gives it a thread of its own."""
+    admission: Admission | None = None
+    """In a cluster: what the API server asks; the webhooks are there only then."""
     profiler: SelfProfiler = field(default_factory=SelfProfiler)
     stop: threading.Event = field(default_factory=threading.Event)
     """Set once, when the process is to end: streams and long polls end then."""
     long_polls: Slots = field(default_factory=lambda: Slots(_LONG_POLLS, what="long polls"))
     downloads: Slots = field(default_factory=lambda: Slots(_DOWNLOADS, what="downloads"))
+    large_conversions: Slots = field(default_factory=lambda: Slots(_LARGE_CONVERSIONS, what="large conversions"))
 
 
 def services() -> Services:
