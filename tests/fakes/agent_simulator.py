@@ -53,13 +53,14 @@ def server_context(certificate: Path) -> ssl.SSLContext:
 class Fleet:
     """Simulated agents in the running event loop; an asynchronous context manager."""
 
-    def __init__(self, *behaviours: Behaviour, certificate: Path | None = None) -> None:
+    def __init__(self, *behaviours: Behaviour, certificate: Path | None = None, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.agents = [SimulatedAgent(f"node-{number}", behaviour) for number, behaviour in enumerate(behaviours)]
         self._context = server_context(certificate) if certificate else None
 
     async def __aenter__(self) -> Fleet:
         for agent in self.agents:
-            await agent.open(self._context)
+            await agent.open(self._context, self._host)
         return self
 
     async def __aexit__(self, *_: object) -> None:

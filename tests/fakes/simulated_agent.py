@@ -137,8 +137,8 @@ class SimulatedAgent:
         """Requests with that method whose path ends so."""
         return [request for request in self.requests if request.method == method and request.path.endswith(path)]
 
-    async def open(self, context: ssl.SSLContext | None) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, backlog=64)
+    async def open(self, context: ssl.SSLContext | None, host: str = "127.0.0.1") -> None:
+        self._server = await asyncio.start_server(self._serve, host, self.port, ssl=context, backlog=64)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,50 +26,13 @@ from nodeobs.runs.rules import highest_term
 from nodeobs.store.filelock import FileLeadership
 from nodeobs.store.sqlite import SqliteStore
 from tests.builders import make_observability
-from tests.fakes.agent_simulator import Behaviour, Fleet, SimulatedAgent
+from tests.fakes.agent_simulator import Behaviour
+from tests.fakes.fleet_thread import FleetThread
 from tests.processes import wait_for
 
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-class FleetThread:
-    """Simulated agents in an event loop of their own."""
-
-    def __init__(self, behaviours: Sequence[Behaviour]) -> None:
-        self._fleet = Fleet(*behaviours)
-        self._loop = asyncio.new_event_loop()
-        self._over: asyncio.Event
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="fleet")
-        self._thread.start()
-        assert self._ready.wait(30)
-
-    async def _serve(self) -> None:
-        self._over = asyncio.Event()
-        async with self._fleet:
-            self._ready.set()
-            await self._over.wait()
-
-    def __getitem__(self, number: int) -> SimulatedAgent:
-        return self._fleet.agents[number]
-
-    @property
-    def agents(self) -> list[SimulatedAgent]:
-        return self._fleet.agents
-
-    def roster(self) -> list[Agent]:
-        return [Agent(name=agent.name, host="127.0.0.1", port=agent.port) for agent in self._fleet.agents]
-
-    def kill(self, number: int) -> None:
-        """Take one agent away, its port closed."""
-        asyncio.run_coroutine_threadsafe(self[number].close(), self._loop).result(10)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
-        self._loop.close()
 
 
 class World:
