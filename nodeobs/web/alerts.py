@@ -27,13 +27,14 @@ def receive() -> Response:
             notification = parse_notification(read_body())
         except InvalidInput as error:
             raise BadRequest(f"not a notification of Alertmanager (version 4): {error}") from error
-        result = answer(
-            notification,
-            known.rules.current(),
-            store=known.store,
-            admit=known.admit,
-            now=known.now(),
-            default_namespace=known.settings.namespace,
-            metrics=known.metrics,
-        )
+        with known.creations.held():
+            result = answer(
+                notification,
+                known.rules.current(),
+                store=known.store,
+                admit=known.admit,
+                now=known.now(),
+                default_namespace=known.settings.namespace,
+                metrics=known.metrics,
+            )
         return Response(encode_json(result), content_type="application/json")

@@ -35,15 +35,8 @@ def create() -> Response:
     caller().require(
         demand_of_run(namespace=_namespace_of(document), observability=document.spec.node_observability_ref.name)
     )
-    for attempt in range(_NAME_ATTEMPTS):
-        run = _run_of(document)
-        try:
-            stored = services().store.create(run, admit=services().admit(run))
-        except AlreadyExists:
-            if document.metadata.name is not None or attempt == _NAME_ATTEMPTS - 1:
-                raise
-        else:
-            break
+    with services().creations.held():
+        stored = _create(document)
     answer = resource_answer(stored, 201)
     answer.location = url_for("runs.get", namespace=stored.metadata.namespace, name=stored.metadata.name)
     answer.autocorrect_location_header = False
@@ -106,6 +99,19 @@ def cancel(namespace: str, name: str) -> Response:
             return resource_answer(run, 202)
         with suppress(Conflict):
             return resource_answer(store.update(replace(run, spec=replace(run.spec, cancel=True))), 202)
+
+
+def _create(document: NewRun) -> Run:
+    """Store the Run, under another generated name where the first ones are taken."""
+    attempts = 1 if document.metadata.name is not None else _NAME_ATTEMPTS
+    while True:
+        run = _run_of(document)
+        attempts -= 1
+        try:
+            return services().store.create(run, admit=services().admit(run))
+        except AlreadyExists:
+            if attempts == 0:
+                raise
 
 
 def _check(document: NewRun) -> None:
