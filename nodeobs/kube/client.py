@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httpx
 import msgspec
 
-from nodeobs import __version__
 from nodeobs.errors import (
     AlreadyExists,
     ConfigurationError,
@@ -24,6 +24,7 @@ from nodeobs.errors import (
     StoreUnavailable,
     WatchExpired,
 )
+from nodeobs.kube.lane import Lane
 
 if TYPE_CHECKING:
     # Not when the program runs: the kubernetes package takes 30 MB, and only a cluster needs it.
@@ -43,8 +44,13 @@ _KINDS: Final[Mapping[int, type[NodeobsError]]] = {
 }
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
-_POOL = 64
-_MAX_ERROR = 1 << 20
+_WHOLE_FACTOR = 4
+_ATTEMPTS = 3
+_MAX_ANSWER = 256 << 20
+"""Bytes; a list of 5,000 nodes in one piece has some 100 MB."""
+_MAX_LINE = 32 << 20
+_BROKEN_EARLY = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""As when the API server has closed a connection that was kept."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -81,13 +87,15 @@ class Stream:
         """Every line, without its end. Ends when the server ends it, or it is hung up.
 
         Raises:
-            StoreUnavailable: the connection broke, or nothing came for too long.
+            StoreUnavailable: the connection broke, nothing came for too long, or a line was too long.
         """
         rest = b""
         try:
             for chunk in self._response.iter_bytes():
                 *whole, rest = (rest + chunk).split(b"\n")
                 yield from filter(None, whole)
+                if len(rest) > _MAX_LINE:
+                    raise StoreUnavailable(f"a line of the API server's answer is longer than {_MAX_LINE >> 20} MiB")
         except httpx.HTTPError as error:
             if not self._hung_up.is_set():
                 raise _unreachable(str(self._response.url), error) from error
@@ -105,6 +113,10 @@ class Stream:
 class KubeClient:
     """The API server. Safe to be used from many threads; close it when done.
 
+    A GET whose connection turns out to be closed is sent once more: a server that restarts closes those that were
+    kept. Sent again is also what it refuses with a Retry-After (429, 503), or with 401 where our credentials have
+    changed meanwhile.
+
     Raises (every call):
         NotFound, AlreadyExists, Conflict, WatchExpired: as the API server says (404, 409, 410).
         InvalidInput: the object is not acceptable to it (400, 422), or an admission webhook refuses it.
@@ -113,12 +125,24 @@ class KubeClient:
             credentials, or they lack the right.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        max_answer: int = _MAX_ANSWER,
+    ) -> None:
+        """``max_answer`` bounds an answer, in bytes.
+
+        Raises:
+            ConfigurationError: the API server's address or proxy cannot be used.
+        """
         self.credentials = credentials
+        self._pause = pause
+        self._max_answer = max_answer
         self._lock = threading.Lock()
-        self._context = credentials.context()
-        self._http = self._make()
-        self._retired: list[httpx.Client] = []
+        self._closed = False
+        self._lane = Lane(credentials.endpoint())
 
     def get(self, path: str, params: Mapping[str, str] | None = None, *, seconds: float = _ANSWER_SECONDS) -> bytes:
         """GET a path such as ``/api/v1/nodes``; the answer's body."""
@@ -134,72 +158,121 @@ class KubeClient:
         content_type: str = "application/json",
         seconds: float = _ANSWER_SECONDS,
     ) -> bytes:
-        """One request, its ``body`` (anything msgspec encodes) sent as JSON; the answer's body."""
+        """One request, its ``body`` (anything msgspec encodes) sent as JSON; the answer's body.
+
+        ``seconds`` bounds each wait: to connect, and for the next byte. An answer that dribbles in for four times as
+        long is given up.
+        """
         content = None if body is None else msgspec.json.encode(body)
-        headers = self._headers() | ({"content-type": content_type} if content is not None else {})
-        timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
-        try:
-            answer = self._client().request(
-                method, path, content=content, params=params, headers=headers, timeout=timeout, extensions=self._sni()
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _unreachable(self.credentials.server, error) from error
-        if not answer.is_success:
-            raise failure(answer.status_code, answer.content)
-        return answer.content
+        headers = {} if content is None else {"content-type": content_type}
+        until = time.monotonic() + _WHOLE_FACTOR * seconds
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._send(method, path, params, content, headers, timeout) as answer:
+                    whole = self._whole(answer, until)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                if attempt == 1 and method == "GET" and isinstance(error, _BROKEN_EARLY):
+                    continue
+                raise _unreachable(self.credentials.server, error) from error
+            if answer.is_success:
+                return whole
+            if attempt == _ATTEMPTS or not self._may_help(answer, until):
+                break
+        raise failure(answer.status_code, whole)
 
     @contextmanager
     def stream(self, path: str, params: Mapping[str, str] | None = None, *, silence: float) -> Iterator[Stream]:
         """A GET whose answer goes on; nothing for ``silence`` seconds is taken for a broken connection."""
-        timeout = httpx.Timeout(silence, connect=_CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence, connect=_CONNECT_SECONDS, pool=_CONNECT_SECONDS)
         try:
-            with self._client().stream(
-                "GET", path, params=params, headers=self._headers(), timeout=timeout, extensions=self._sni()
-            ) as answer:
+            with self._send("GET", path, params, None, {}, timeout) as answer:
                 if not answer.is_success:
-                    raise failure(answer.status_code, answer.read()[:_MAX_ERROR])
+                    if answer.status_code == 401:
+                        self.credentials.renew(answer.request.headers.get("authorization", ""))
+                    raise failure(answer.status_code, self._whole(answer, time.monotonic() + _ANSWER_SECONDS))
                 yield Stream(answer)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unreachable(self.credentials.server, error) from error
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; later requests fail."""
         with self._lock:
-            for client in (self._http, *self._retired):
-                client.close()
+            self._closed = True
+        self._lane.close()
 
-    def _headers(self) -> dict[str, str]:
+    @contextmanager
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        timeout: httpx.Timeout,
+    ) -> Iterator[httpx.Response]:
         try:
             token = self.credentials.token()
+            lane = self._enter_lane()
         except ConfigurationError as error:
             raise StoreUnavailable(str(error)) from error
-        return {"authorization": token} if token else {}
-
-    def _sni(self) -> dict[str, Any]:
-        name = self.credentials.server_name
-        return {"sni_hostname": name} if name else {}
-
-    def _client(self) -> httpx.Client:
-        """The client; a new one when the certificates have changed, the old one serving what is open."""
         try:
-            context = self.credentials.context()
-        except ConfigurationError as error:
-            raise StoreUnavailable(str(error)) from error
-        with self._lock:
-            if context is not self._context:
-                self._context = context
-                self._retired = [*self._retired[-1:], self._http]
-                self._http = self._make()
-            return self._http
+            with lane.stream(
+                method,
+                path,
+                params=params,
+                content=content,
+                headers={**headers, **({"authorization": token} if token else {})},
+                timeout=timeout,
+            ) as answer:
+                yield answer
+        finally:
+            self._leave_lane(lane)
 
-    def _make(self) -> httpx.Client:
-        return httpx.Client(
-            base_url=self.credentials.server,
-            verify=self._context,
-            headers={"accept": "application/json", "user-agent": f"nodeobs/{__version__}"},
-            limits=httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=30),
-            trust_env=True,
-        )
+    def _enter_lane(self) -> Lane:
+        """The connections to what the credentials name now; earlier ones stay open until nobody uses them."""
+        endpoint = self.credentials.endpoint()
+        retired = None
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable("the client for the API server is closed")
+            if endpoint is not self._lane.endpoint:
+                retired, self._lane = self._lane, Lane(endpoint)
+            lane = self._lane
+            lane.users += 1
+            unused = retired is not None and retired.users == 0
+        if retired is not None and unused:
+            retired.close()
+        return lane
+
+    def _leave_lane(self, lane: Lane) -> None:
+        with self._lock:
+            lane.users -= 1
+            unused = lane.users == 0 and lane is not self._lane
+        if unused:
+            lane.close()
+
+    def _may_help(self, answer: httpx.Response, until: float) -> bool:
+        """Whether to send the request again after this refusal; waits as long as the answer asks for."""
+        if answer.status_code == 401:
+            return self.credentials.renew(answer.request.headers.get("authorization", ""))
+        wait = answer.headers.get("retry-after", "")
+        if answer.status_code not in (429, 503) or not wait.isdecimal() or time.monotonic() + int(wait) >= until:
+            return False
+        self._pause(int(wait))
+        return True
+
+    def _whole(self, answer: httpx.Response, until: float) -> bytes:
+        whole = bytearray()
+        for chunk in answer.iter_bytes():
+            whole += chunk
+            if len(whole) > self._max_answer:
+                raise StoreUnavailable(
+                    f"the API server's answer to {answer.url.path} is longer than {self._max_answer} bytes"
+                )
+            if time.monotonic() > until:
+                raise StoreUnavailable(f"the API server's answer to {answer.url.path} does not come to an end")
+        return bytes(whole)
 
 
 def failure(code: int, body: bytes) -> NodeobsError:
