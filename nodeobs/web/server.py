@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,8 +48,22 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
     } | _tls(settings)
 
 
+def own_certificate(settings: Settings) -> Path | None:
+    """File of the certificate, with its key, that the service keeps itself; None where it does not."""
+    if settings.mode == "standalone" or settings.tls_cert_file is not None:
+        return None
+    return settings.data_dir / "tls" / "tls.pem"
+
+
 def _tls(settings: Settings) -> dict[str, Any]:
     cert_file, key_file = settings.tls_cert_file, settings.tls_key_file
+    own = own_certificate(settings)
+    if own is not None:
+        # Imported where it is needed: standalone, nobody makes certificates, and it takes 16 MB.
+        from nodeobs.kube.certificates import ensure_pair
+
+        ensure_pair(own, service_name=settings.service_name, namespace=settings.namespace, now=datetime.now(UTC))
+        cert_file = key_file = own
     if cert_file is None or key_file is None:
         return {}
     certificate = ServedCertificate(cert_file, key_file)
