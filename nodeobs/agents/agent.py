@@ -12,7 +12,7 @@ from nodeobs.model import FailureReason, PieceResult, PieceState
 
 @dataclass(frozen=True)
 class Agent:
-    """One row of the roster. A node without an agent has neither ``host`` nor ``port``."""
+    """One row of the roster. A node without an agent has neither ``host`` nor ``port``, and a ``problem``."""
 
     name: str
     """The node's name."""
@@ -22,6 +22,14 @@ class Agent:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     targets: tuple[str, ...] = ()
     """What this node has; empty: whatever the agent offers."""
+    other_hosts: tuple[str, ...] = ()
+    """Where the agent listens as well, as with dual stack."""
+    addresses: tuple[str, ...] = ()
+    """The node's own addresses and host names: Runs may name it by them as well."""
+    ready: bool = True
+    """Whether the cluster takes the agent for ready; one that is not is tried all the same."""
+    problem: str = ""
+    """Why there is no agent, or why it is not ready, as far as known."""
 
     @property
     def address(self) -> str:

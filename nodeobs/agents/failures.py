@@ -10,6 +10,7 @@ import ssl
 import httpx
 
 from nodeobs.agents.agent import Agent
+from nodeobs.agents.roster import no_agent
 from nodeobs.errors import AgentError, AgentUnavailable, InvalidInput
 from nodeobs.model import Document, FailureReason, decode_json
 
@@ -36,16 +37,17 @@ def from_transport(agent: Agent, error: httpx.TransportError | ssl.SSLError) -> 
             FailureReason.BAD_RESPONSE, f"{agent}: does not answer as an agent does: {clean(str(error))}", sent=True
         )
     sent = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-    return AgentUnavailable(FailureReason.UNREACHABLE, f"{agent}: {_network(error, causes)}", sent=sent)
+    return _no_answer(agent, _network(error, causes), sent=sent)
 
 
 def silent(agent: Agent, seconds: float) -> AgentUnavailable:
     """The agent did not answer in time, though it may have received the request."""
-    return AgentUnavailable(
-        FailureReason.UNREACHABLE,
-        f"{agent}: no answer within {seconds:.3g} s: check the agent and the load of its node",
-        sent=True,
-    )
+    return _no_answer(agent, f"no answer within {seconds:.3g} s: check the agent and the load of its node", sent=True)
+
+
+def absent(agent: Agent) -> AgentUnavailable:
+    """The cluster has no endpoint for the node's agent just now."""
+    return AgentUnavailable(FailureReason.NO_AGENT, no_agent(agent), sent=False)
 
 
 class _Problem(Document, frozen=True, kw_only=True):
@@ -92,6 +94,13 @@ def from_status(agent: Agent, status: int, body: bytes) -> AgentError:
 def bad_response(agent: Agent, what: str) -> AgentError:
     """The agent answered something that it may not."""
     return AgentError(FailureReason.BAD_RESPONSE, f"{agent}: {what}")
+
+
+def _no_answer(agent: Agent, what: str, *, sent: bool) -> AgentUnavailable:
+    if agent.ready:
+        return AgentUnavailable(FailureReason.UNREACHABLE, f"{agent}: {what}", sent=sent)
+    known = f"not ready ({agent.problem})" if agent.problem else "not ready"
+    return AgentUnavailable(FailureReason.NOT_READY, f"{agent}: {known}, and {what}", sent=sent)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -1,7 +1,8 @@
-"""Which agents take part in a Run. Pure: the rows come from the configuration, later from EndpointSlices."""
+"""Which agents take part in a Run. Pure: the rows come from the configuration, or from a cluster's endpoints."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def select(
 
     ``node_selector`` is the NodeObservability's, ``run_selector`` the Run's; an empty one takes all. ``nodes`` are
     names, or addresses as alerts carry them; empty takes all. A node that is listed twice counts once, by its first
-    row.
+    row. One whose row has no host is missing, for the reason that the row gives.
     """
     rows: dict[str, Agent] = {}
     for agent in agents:
@@ -37,14 +38,15 @@ def select(
     allowed = {name: agent for name, agent in rows.items() if _matches(agent, node_selector)}
     subset = {name: agent for name, agent in allowed.items() if _matches(agent, run_selector)}
     if not nodes:
-        return Selection(tuple(subset.values()), ())
-    by_host: defaultdict[str, list[Agent]] = defaultdict(list)
+        return _selection(subset.values(), {})
+    by_address: defaultdict[str, list[Agent]] = defaultdict(list)
     for agent in rows.values():
-        by_host[agent.host].append(agent)
+        for address in {_canonical(text) for text in (agent.host, *agent.other_hosts, *agent.addresses)}:
+            by_address[address].append(agent)
     chosen: dict[str, Agent] = {}
     missing: dict[str, AgentOutcome] = {}
     for node in nodes:
-        known = [rows[node]] if node in rows else by_host[node]
+        known = [rows[node]] if node in rows else by_address[_canonical(node)]
         found = [agent for agent in known if agent.name in subset]
         chosen.update((agent.name, agent) for agent in found)
         if not found:
@@ -52,7 +54,30 @@ def select(
             why = _why_not(node, known, permitted, node_selector, run_selector)
             for agent in known or [Agent(node)]:
                 missing[agent.name] = AgentOutcome(agent, FailureReason.NO_AGENT, why)
-    return Selection(tuple(chosen.values()), tuple(missing.values()))
+    return _selection(chosen.values(), missing)
+
+
+def _selection(chosen: Iterable[Agent], missing: Mapping[str, AgentOutcome]) -> Selection:
+    agents, absent = [], dict(missing)
+    for agent in chosen:
+        if agent.host:
+            agents.append(agent)
+        else:
+            absent[agent.name] = AgentOutcome(agent, FailureReason.NO_AGENT, no_agent(agent))
+    return Selection(tuple(agents), tuple(absent.values()))
+
+
+def no_agent(agent: Agent) -> str:
+    """The message for a node without an agent."""
+    return f"{agent.name}: no agent: {agent.problem or 'it has no endpoint'}"
+
+
+def _canonical(address: str) -> str:
+    """One way to write each IP address; anything else as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
 
 
 def _matches(agent: Agent, selector: Mapping[str, str]) -> bool:
@@ -67,7 +92,7 @@ def _why_not(
     run_selector: Mapping[str, str],
 ) -> str:
     if not known:
-        return f"no agent is known for node {node}: check the name, or add its agent to the configuration"
+        return f"no node is known as {node}: check the name, or add its agent where the configuration lists them"
     if not allowed:
         return f"node {node} is not selected by the NodeObservability's nodeSelector {_write(node_selector)}"
     return f"node {node} is not selected by the Run's nodeSelector {_write(run_selector)}"

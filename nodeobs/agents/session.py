@@ -59,7 +59,8 @@ class Session:
     """Drives one agent; :meth:`outcome` tells at any time how far it is."""
 
     def __init__(self, agent: Agent, work: Work) -> None:
-        self.agent = agent
+        self._agent = agent
+        self._client: AgentClient | None = None
         self.told = False
         """The agent may have the collection: it has to be told when that is no longer wanted."""
         self._work = work
@@ -70,6 +71,11 @@ class Session:
         self._offset: timedelta | None = None
         self._started_at: datetime | None = None
         self._late = False
+
+    @property
+    def agent(self) -> Agent:
+        """The agent, where it was last asked."""
+        return self._client.agent if self._client else self._agent
 
     async def run(self) -> None:
         """Never raises but when cancelled; then :meth:`end` says why."""
@@ -106,9 +112,10 @@ class Session:
     async def _run(self) -> None:
         work = self._work
         connecting = work.connector.connect(
-            self.agent, connect_seconds=work.patience.connect, read_seconds=work.patience.answer
+            self._agent, connect_seconds=work.patience.connect, read_seconds=work.patience.answer
         )
         async with connecting as client:
+            self._client = client
             try:
                 collection = await self._start(client)
             finally:

@@ -36,7 +36,7 @@ def test_a_node_asked_for_without_an_agent_is_a_failure_that_says_why() -> None:
     assert {outcome.agent.name: outcome.message for outcome in chosen.missing} == {
         "b": "node b is not selected by the Run's nodeSelector zone=x",
         "m": "node m is not selected by the NodeObservability's nodeSelector role=worker",
-        "n": "no agent is known for node n: check the name, or add its agent to the configuration",
+        "n": "no node is known as n: check the name, or add its agent where the configuration lists them",
     }
     assert {outcome.reason for outcome in chosen.missing} == {FailureReason.NO_AGENT}
 
