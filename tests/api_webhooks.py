@@ -22,6 +22,9 @@ from nodeobs.model.versions import convert_review
 from tests.custom_resources import clear, install
 from tests.processes import wait_for
 
+MANAGER = "nodeobs-tests"
+"""Whose the definitions are while they convert."""
+
 _OBSERVABILITIES = f"/apis/{GROUP}/v1beta1/nodeobservabilities"
 
 Json = dict[str, Any]
@@ -34,16 +37,16 @@ class Webhooks:
 
     def __init__(self, url: str, authority: bytes) -> None:
         self.webhook = Webhook(url=url, ca_bundle=authority)
-        self.authority = authority
-        self.url = url
         self.admissions: list[Json] = []
-        self.conversions: list[Json] = []
         self.decide: Decide = lambda request: ""
+        self.away = threading.Event()
+        """While set, nothing is answered but 404."""
 
     def answer(self, path: str, review: Json) -> Json | None:
         """Answer to a review; None where there is nothing."""
+        if self.away.is_set():
+            return None
         if path == CONVERT_PATH:
-            self.conversions.append(review["request"])
             return convert_review(review)
         if path == VALIDATE_PATH:
             self.admissions.append(review["request"])
@@ -89,7 +92,7 @@ def converted(client: KubeClient, webhook: Webhook) -> Iterator[None]:
 
 def _apply(client: KubeClient, document: Json) -> None:
     at = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{document['metadata']['name']}"
-    params = {"fieldManager": "nodeobs-tests", "force": "true"}
+    params = {"fieldManager": MANAGER, "force": "true"}
     client.request("PATCH", at, document, params=params, content_type="application/apply-patch+yaml")
 
 

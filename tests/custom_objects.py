@@ -27,6 +27,9 @@ class Objects:
         body = {**self._known, "metadata": {"name": name}, "spec": spec}
         return dict(json.loads(self._client.request("POST", self._path, body)))
 
+    def delete(self, name: str = "x") -> None:
+        self._client.request("DELETE", f"{self._path}/{name}")
+
     def patch(self, spec: dict[str, Any], name: str = "x") -> dict[str, Any]:
         merge = "application/merge-patch+json"
         return dict(
