@@ -6,10 +6,9 @@ import enum
 import time
 from collections.abc import Iterator
 
-import click
-
+from nodeobs.cli.backend import Backend
 from nodeobs.cli.failures import ExitCode, Failure, Unavailable
-from nodeobs.cli.service import RunRef, Service
+from nodeobs.cli.service import RunRef
 from nodeobs.errors import InvalidInput
 from nodeobs.model import DnsName, NamespaceName, Phase, Run, from_builtins
 
@@ -21,15 +20,8 @@ _PAUSE_SECONDS = 0.5
 
 LATEST = "latest"
 
-run_argument = click.argument("run", metavar="RUN")
-namespace_option = click.option(
-    "--namespace",
-    envvar="NODEOBS_NAMESPACE",
-    show_envvar=True,
-    default="nodeobs",
-    show_default=True,
-    help="Namespace of a RUN that is given by its name alone.",
-)
+DEFAULT_NAMESPACE = "nodeobs"
+"""Of a name alone, where the service has no say in it."""
 
 
 class Latest(enum.Enum):
@@ -54,18 +46,24 @@ class Latest(enum.Enum):
         return self is Latest.ANY or phase is Phase.SUCCEEDED or (self is Latest.FINISHED and phase.final)
 
 
-def find(service: Service, name: str, namespace: str, *, latest: Latest) -> RunRef:
-    """The Run meant by ``NAMESPACE/NAME``, ``NAME`` or ``latest`` (the newest one in any namespace that fits).
+def find(service: Backend, name: str, namespace: str, *, latest: Latest) -> RunRef:
+    """The Run meant by ``NAMESPACE/NAME``, ``NAME`` or ``latest``; ``namespace`` is empty where none was given.
 
     Raises:
         Failure: no such name can be, or there is no Run that fits yet.
     """
+    meant = namespace or service.namespace
     if name != LATEST:
-        return parse(name, namespace)
-    for run in service.runs(**latest.filters()):
+        return parse(name, meant or DEFAULT_NAMESPACE)
+    for run in service.runs(**latest.filters(), **({"namespace": meant} if meant else {})):
         if latest.fits(run):
             return RunRef(run.metadata.namespace, run.metadata.name)
-    raise Failure(f"there is no {latest.value} yet", exit_code=ExitCode.NOT_FOUND, hint="see `nodeobs run list`")
+    where, elsewhere = (f" in namespace {meant}", " --all-namespaces") if meant else ("", "")
+    raise Failure(
+        f"there is no {latest.value} yet{where}",
+        exit_code=ExitCode.NOT_FOUND,
+        hint=f"see `nodeobs run list{elsewhere}`",
+    )
 
 
 def parse(name: str, namespace: str) -> RunRef:
@@ -86,7 +84,7 @@ def parse(name: str, namespace: str) -> RunRef:
 
 
 def follow(
-    service: Service,
+    service: Backend,
     ref: RunRef,
     *,
     timeout: float | None = None,

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from nodeobs.cli.failures import ExitCode
+
 
 class LazyCommand(NamedTuple):
     """Where a command is (``module:attribute``), and its help in one line."""
@@ -22,6 +24,13 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, commands_from: Mapping[str, LazyCommand], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands_from = commands_from
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import the command and run it; Ctrl-C while it is imported ends as it does afterwards."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names in the order they are told to a person."""

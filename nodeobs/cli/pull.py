@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nodeobs.cli.archive import expected_files, unpack
-from nodeobs.cli.following import Latest, find, namespace_option, run_argument
+from nodeobs.cli.following import Latest, find
 from nodeobs.cli.helptext import examples
+from nodeobs.cli.naming import namespace_option, run_argument
 from nodeobs.cli.session import Session, client_command
 from nodeobs.cli.text import clean, plural, size
 
@@ -21,11 +22,12 @@ from nodeobs.cli.text import clean, plural, size
     epilog=examples(
         "nodeobs pull latest",
         "nodeobs pull nodeobs/kubelet-slow-1f2e3d4c5b --into /tmp/slow",
+        "nodeobs pull latest --context staging --namespace sre",
         "nodeobs pull latest && go tool pprof -http=: */merged/kubelet-cpu.pb.gz",
     )
 )
 @run_argument
-@namespace_option
+@namespace_option("-n", "--namespace")
 @click.option(
     "--into", type=click.Path(path_type=Path), metavar="DIR", help="New folder for the files. [default: the Run's name]"
 )
@@ -39,13 +41,13 @@ def pull(session: Session, *, run: str, namespace: str, into: Path | None) -> No
     """
     with session.connect() as service:
         ref = find(service, run, namespace, latest=Latest.DELIVERED)
-        manifest = service.manifest(ref)
+        outputs = service.outputs()
+        manifest = outputs.manifest(ref)
         files = expected_files(manifest)
         folder = into or Path(ref.name)
         total = sum(file.bytes for file in files.values())
-        path = f"/api/v1/runs/{ref.namespace}/{ref.name}/output.tar.gz"
-        with service.open(path) as answer, _shown(session, str(ref), total) as progress:
-            unpack(answer.iter_bytes(), files, folder, top=manifest.run.uid, progress=progress)
+        with outputs.archive(ref) as chunks, _shown(session, str(ref), total) as progress:
+            unpack(chunks, files, folder, top=manifest.run.uid, progress=progress)
     document = {"run": str(ref), "folder": str(folder), "bytes": total, "files": sorted(files)}
     session.answer(document, lambda: clean(f"{plural(len(files), 'file')}, {size(total)}, in {folder}"))
 

@@ -1,4 +1,4 @@
-"""``nodeobs run``: start, list, get, wait, cancel."""
+"""``nodeobs run``: start, list, get, wait, cancel, delete."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import click
 from rich.console import Console
 
 from nodeobs.cli import outcomes
+from nodeobs.cli.backend import Backend
 from nodeobs.cli.failures import ExitCode, Failure
-from nodeobs.cli.following import Latest, find, follow, namespace_option, run_argument
+from nodeobs.cli.following import LATEST, Latest, find, follow
 from nodeobs.cli.helptext import examples
+from nodeobs.cli.naming import complete_observability, complete_run_name, namespace_option, run_argument
 from nodeobs.cli.progress import shown
-from nodeobs.cli.service import RunRef, Service
+from nodeobs.cli.service import RunRef
 from nodeobs.cli.session import Session, client_command
 from nodeobs.cli.text import clean
 from nodeobs.model import Phase, ProfileType, Run
@@ -23,9 +25,20 @@ timeout_option = click.option(
 )
 
 
+def _labels(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for value in values:
+        key, equals, wanted = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, such as topology.kubernetes.io/zone=a")
+        if labels.setdefault(key, wanted) != wanted:
+            raise click.BadParameter(f"no node has two values of {key}: {labels[key]!r} and {wanted!r}")
+    return labels
+
+
 @click.group()
 def run() -> None:
-    """Start, watch and cancel Runs.
+    """Start, watch, cancel and delete Runs.
 
     RUN is NAMESPACE/NAME, a NAME, or `latest`: the newest Run (for get, top and pull the newest finished one).
     """
@@ -37,15 +50,25 @@ def run() -> None:
         "nodeobs run start --node worker-1 --node worker-2 --profile cpu --profile heap --duration 60",
         "nodeobs run start slow-kubelets --target kubelet --no-wait",
         "nodeobs run start -o json | jq .status.failedAgents",
+        "nodeobs run start --context staging --namespace sre",
     )
 )
 @click.argument("name", required=False)
 @click.option(
-    "--node-observability", default="cluster", show_default=True, metavar="NAME", help="Whose nodes and targets."
+    "--node-observability",
+    default="cluster",
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_observability,
+    help="Whose nodes and targets.",
 )
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; repeat for more. [default: all]")
 @click.option(
-    "--node-selector", multiple=True, metavar="KEY=VALUE", help="Only nodes with this label; repeat for more."
+    "--node-selector",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_labels,
+    help="Only nodes with this label; repeat for more.",
 )
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME", help="What to profile; repeat for more. [default: all]"
@@ -68,7 +91,12 @@ def run() -> None:
     help="How long to profile.",
 )
 @click.option(
-    "--namespace", envvar="NODEOBS_NAMESPACE", show_envvar=True, help="Namespace of the Run. [default: the service's]"
+    "-n",
+    "--namespace",
+    envvar="NODEOBS_NAMESPACE",
+    show_envvar=True,
+    metavar="NAME",
+    help="Namespace of the Run. [default: the service's; in a cluster the context's]",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it has finished.")
 @timeout_option
@@ -81,7 +109,7 @@ def start(session: Session, *, wait: bool, timeout: float | None, **wishes: Any)
         if not wait:
             session.answer(
                 outcomes.document(created),
-                lambda: f"{created.key} created; `nodeobs run wait {created.key}` follows it",
+                lambda: f"{created.key} created; `{session.command('run wait', created.key)}` follows it",
             )
             return
         session.note(f"{created.key} created")
@@ -93,11 +121,25 @@ def start(session: Session, *, wait: bool, timeout: float | None, **wishes: Any)
     epilog=examples(
         "nodeobs run list",
         "nodeobs run list --phase Failed",
+        "nodeobs run list --context staging --all-namespaces",
         "nodeobs run list -o json | jq -r '.items[].metadata.name'",
     ),
 )
-@click.option("--namespace", default="", help="Only of this namespace. [default: all]")
-@click.option("--node-observability", default="", metavar="NAME", help="Only on this NodeObservability.")
+@click.option(
+    "-n",
+    "--namespace",
+    default="",
+    metavar="NAME",
+    help="Only of this namespace. [default: all; in a cluster the context's]",
+)
+@click.option("-A", "--all-namespaces", is_flag=True, help="Of all namespaces.")
+@click.option(
+    "--node-observability",
+    default="",
+    metavar="NAME",
+    shell_complete=complete_observability,
+    help="Only on this NodeObservability.",
+)
 @click.option(
     "--phase",
     default="",
@@ -107,10 +149,17 @@ def start(session: Session, *, wait: bool, timeout: float | None, **wishes: Any)
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @client_command
-def list_runs(session: Session, *, namespace: str, node_observability: str, phase: str, limit: int) -> None:
+def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: int, **wishes: str) -> None:
     """List Runs, newest first."""
-    wanted = {"namespace": namespace, "nodeObservability": node_observability, "phase": phase, "limit": str(limit)}
+    if namespace and all_namespaces:
+        raise click.UsageError("--namespace and --all-namespaces contradict each other")
     with session.connect() as service:
+        wanted = {
+            "namespace": "" if all_namespaces else namespace or service.namespace,
+            "nodeObservability": wishes["node_observability"],
+            "phase": wishes["phase"],
+            "limit": str(limit),
+        }
         runs = service.runs(**{name: value for name, value in wanted.items() if value})
         session.answer(
             {"items": [outcomes.document(run) for run in runs]}, lambda: outcomes.listing(runs, service.now())
@@ -125,7 +174,7 @@ def list_runs(session: Session, *, namespace: str, node_observability: str, phas
     )
 )
 @run_argument
-@namespace_option
+@namespace_option("-n", "--namespace")
 @client_command
 def get(session: Session, *, run: str, namespace: str) -> None:
     """Show one Run."""
@@ -141,7 +190,7 @@ def get(session: Session, *, run: str, namespace: str) -> None:
     )
 )
 @run_argument
-@namespace_option
+@namespace_option("-n", "--namespace")
 @timeout_option
 @client_command
 def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -> None:
@@ -161,7 +210,7 @@ def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -
     )
 )
 @run_argument
-@namespace_option
+@namespace_option("-n", "--namespace")
 @client_command
 def cancel(session: Session, *, run: str, namespace: str) -> None:
     """Cancel a Run that is going; what was delivered already is kept."""
@@ -169,11 +218,39 @@ def cancel(session: Session, *, run: str, namespace: str) -> None:
         cancelled = service.cancel(find(service, run, namespace, latest=Latest.ANY))
         key = clean(cancelled.key)
         session.answer(
-            outcomes.document(cancelled), lambda: f"{key} is being cancelled; `nodeobs run wait {key}` follows it"
+            outcomes.document(cancelled),
+            lambda: f"{key} is being cancelled; `{session.command('run wait', key)}` follows it",
         )
 
 
-def _wait(session: Session, service: Service, ref: RunRef, timeout: float | None) -> NoReturn:
+@run.command(
+    epilog=examples(
+        "nodeobs run delete nodeobs/kubelet-slow-1f2e3d4c5b",
+        "nodeobs run delete slow-kubelets --namespace sre",
+    )
+)
+@click.argument("run", metavar="RUN", shell_complete=complete_run_name)
+@namespace_option("-n", "--namespace")
+@client_command
+def delete(session: Session, *, run: str, namespace: str) -> None:
+    """Delete a Run; one that is going is cancelled first.
+
+    The files that it delivered stay where they are until retention removes them.
+    """
+    if run == LATEST:
+        raise Failure(
+            "`latest` may be another Run by the time it is deleted",
+            exit_code=ExitCode.USAGE,
+            hint="name the Run; `nodeobs run list` shows them",
+        )
+    with session.connect() as service:
+        ref = find(service, run, namespace, latest=Latest.ANY)
+        left = service.delete(ref)
+        end = "deleted" if left is None else "is being cancelled, and deleted when it has ended"
+        session.answer({"run": str(ref), "deleted": left is None}, lambda: f"{ref} {end}")
+
+
+def _wait(session: Session, service: Backend, ref: RunRef, timeout: float | None) -> NoReturn:
     """Follow the Run, print it and leave with its exit code."""
     seen: Run | None = None
     try:
@@ -186,7 +263,7 @@ def _wait(session: Session, service: Service, ref: RunRef, timeout: float | None
         session.answer(outcomes.document(seen), lambda: outcomes.description(seen, service.now()))
         raise
     except KeyboardInterrupt:
-        session.note(f"\nNo longer waiting. {ref} goes on; stop it with `nodeobs run cancel {ref}`.")
+        session.note(f"\nNo longer waiting. {ref} goes on; stop it with `{session.command('run cancel', str(ref))}`.")
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if seen is None:
         raise Failure(f"{ref} was not answered")
@@ -203,6 +280,6 @@ def _document(wishes: Mapping[str, Any]) -> dict[str, Any]:
         "targets": wishes["targets"],
         "durationSeconds": wishes["duration"],
         "nodes": wishes["nodes"],
-        "nodeSelector": dict(label.partition("=")[::2] for label in wishes["node_selector"]),
+        "nodeSelector": wishes["node_selector"],
     }
     return {"metadata": metadata, "spec": spec}

@@ -20,12 +20,13 @@ import httpx
 from nodeobs.cli.failures import ExitCode, Failure, Unavailable
 from nodeobs.cli.problems import failure_of, not_ours
 from nodeobs.errors import InvalidInput
-from nodeobs.model import Document, Run, decode_json, encode_json
+from nodeobs.model import Document, NodeObservability, Run, decode_json, encode_json
 from nodeobs.outputs.manifest import Manifest
 
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
 """Of one JSON answer: a list of a hundred Runs over 5,000 nodes each stays below."""
 MAX_PROBLEM_BYTES = 64 * 1024
+UNREACHABLE_HINT = "start it with `nodeobs serve`, or name another with --server"
 ANSWER_SECONDS = 15.0
 """How long an answer may take beyond what was asked to wait."""
 
@@ -48,22 +49,45 @@ class RunList(Document, frozen=True, kw_only=True):
     items: tuple[Run, ...]
 
 
+class ObservabilityList(Document, frozen=True, kw_only=True):
+    """Answer to ``GET /api/v1/nodeobservabilities``."""
+
+    items: tuple[NodeObservability, ...]
+
+
 class Service:
-    """A connection to the service. Close it when done.
+    """A connection to the service: a :class:`nodeobs.cli.backend.Backend`. Close it when done.
 
     Raises (every call): ``Unavailable`` where the service cannot be reached or answer, ``Failure`` where it refuses or
     answers nonsense; ``exit_code`` tells which.
     """
 
-    def __init__(self, url: str, *, token: str = "", ca_file: Path | None = None) -> None:
+    namespace = ""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        trust: ssl.SSLContext | None = None,
+        server_name: str = "",
+        unreachable_hint: str = UNREACHABLE_HINT,
+    ) -> None:
+        """``trust`` is for https: without it, no certificate is trusted.
+
+        ``server_name`` is the name in its certificate where that is not the URL's host.
+        """
         self.url = url.rstrip("/")
-        parts = urlsplit(self.url)
+        self._unreachable_hint = unreachable_hint
+        self._extensions = {"sni_hostname": server_name} if server_name else {}
         self._offset = timedelta()
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
-            verify=_trust(ca_file) if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            trust_env=not is_loopback(parts.hostname or ""),  # a proxy for the world is none for this machine
+            verify=trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=not is_loopback(
+                urlsplit(self.url).hostname or ""
+            ),  # a proxy for the world is none for this machine
         )
 
     def close(self) -> None:
@@ -91,17 +115,38 @@ class Service:
         """Ask for the Run's end."""
         return self._document(f"/api/v1/runs/{ref.namespace}/{ref.name}/cancel", Run, method="POST")
 
+    def delete(self, ref: RunRef) -> Run | None:
+        """Delete the Run; None when it is gone, the Run where it is cancelled first."""
+        path = f"/api/v1/runs/{ref.namespace}/{ref.name}"
+        with self._open(path, method="DELETE") as answer:
+            body = _read(answer, MAX_DOCUMENT_BYTES)
+        return self._decode(path, body, Run) if answer.status_code == 202 else None
+
+    def observabilities(self) -> tuple[NodeObservability, ...]:
+        """Every NodeObservability."""
+        return self._document("/api/v1/nodeobservabilities", ObservabilityList).items
+
+    def outputs(self) -> Service:
+        """Itself, which has the outputs too."""
+        return self
+
     def manifest(self, ref: RunRef) -> Manifest:
         """What the Run left behind."""
         return self._document(f"/api/v1/runs/{ref.namespace}/{ref.name}/output", Manifest)
 
     def file(self, ref: RunRef, name: str, *, max_bytes: int) -> bytes:
         """One file of the output, by its name in the manifest."""
-        with self.open(f"/api/v1/runs/{ref.namespace}/{ref.name}/output/{name}") as answer:
+        with self._open(f"/api/v1/runs/{ref.namespace}/{ref.name}/output/{name}") as answer:
             return _read(answer, max_bytes)
 
     @contextmanager
-    def open(
+    def archive(self, ref: RunRef) -> Iterator[Iterator[bytes]]:
+        """The whole output as a tar.gz, in chunks."""
+        with self._open(f"/api/v1/runs/{ref.namespace}/{ref.name}/output.tar.gz") as answer:
+            yield answer.iter_bytes()
+
+    @contextmanager
+    def _open(
         self, path: str, *, method: str = "GET", content: bytes | None = None, wait: float = 0.0
     ) -> Iterator[httpx.Response]:
         """An answer of status 2xx, its body still to be read."""
@@ -109,14 +154,19 @@ class Service:
         timeout = httpx.Timeout(ANSWER_SECONDS + wait, connect=5.0)
         try:
             with self._http.stream(
-                method, self.url + path, content=content, headers=headers, timeout=timeout
+                method,
+                self.url + path,
+                content=content,
+                headers=headers,
+                timeout=timeout,
+                extensions=self._extensions,
             ) as answer:
                 self._set_clock(answer)
                 if not answer.is_success:
                     raise failure_of(answer.status_code, _read(answer, MAX_PROBLEM_BYTES, cut=True), url=self.url)
                 yield answer
         except httpx.ConnectError as error:
-            raise _unreachable(self.url, error) from error
+            raise self._unreachable(error) from error
         except httpx.TimeoutException as error:
             raise Unavailable(f"no answer from the service at {self.url} in time ({type(error).__name__})") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -125,12 +175,23 @@ class Service:
     def _document(
         self, path: str, kind: type[D], *, method: str = "GET", content: bytes | None = None, wait: float = 0.0
     ) -> D:
-        with self.open(path, method=method, content=content, wait=wait) as answer:
+        with self._open(path, method=method, content=content, wait=wait) as answer:
             body = _read(answer, MAX_DOCUMENT_BYTES)
+        return self._decode(path, body, kind)
+
+    def _decode(self, path: str, body: bytes, kind: type[D]) -> D:
         try:
             return decode_json(body, kind)
         except InvalidInput as error:
             raise not_ours(self.url, path, str(error)) from error
+
+    def _unreachable(self, error: httpx.ConnectError) -> Unavailable:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return Unavailable(
+                f"the certificate of {self.url} cannot be verified: {error}",
+                hint="name the authority that signed it with --ca-file",
+            )
+        return Unavailable(f"cannot reach the service at {self.url}: {error}", hint=self._unreachable_hint)
 
     def _set_clock(self, answer: httpx.Response) -> None:
         try:
@@ -149,25 +210,18 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
+def trust_of(ca_file: Path | None) -> ssl.SSLContext:
+    """Trust in the authorities of that file, or the system's.
+
+    Raises:
+        Failure: the file holds none, or cannot be read.
+    """
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise Failure(
             f"cannot read certificates from --ca-file {ca_file}: {error}", exit_code=ExitCode.USAGE
         ) from error
-
-
-def _unreachable(url: str, error: httpx.ConnectError) -> Unavailable:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Unavailable(
-            f"the certificate of {url} cannot be verified: {error}",
-            hint="name the authority that signed it with --ca-file",
-        )
-    return Unavailable(
-        f"cannot reach the service at {url}: {error}",
-        hint="start it with `nodeobs serve`, or name another with --server",
-    )
 
 
 def _read(answer: httpx.Response, limit: int, *, cut: bool = False) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from nodeobs.cli.backend import Backend
+from nodeobs.cli.clusterplace import ClusterPlace
 from nodeobs.cli.failures import ExitCode, Failure
-from nodeobs.cli.service import Service, is_loopback
+from nodeobs.cli.options import CLIENT_OPTION_NAMES, CLIENT_OPTIONS, DEFAULT_SERVER, has_kubeconfig, place_of
+from nodeobs.cli.service import UNREACHABLE_HINT, Service, is_loopback, trust_of
 from nodeobs.cli.text import clean
 from nodeobs.errors import NodeobsError
 
@@ -24,26 +28,42 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 @dataclass(frozen=True)
 class Session:
-    """How this invocation reaches the service, and how it wants its answers."""
+    """How this invocation reaches Runs and their outputs, and how it wants its answers."""
 
-    server: str
+    server: str | None
+    """URL of the service; None for the usual one on this machine."""
     token_file: Path | None = None
     ca_file: Path | None = None
     json: bool = False
     quiet: bool = False
+    cluster: ClusterPlace | None = None
+    """Instead of ``server``."""
 
     @contextmanager
-    def connect(self) -> Iterator[Service]:
+    def connect(self) -> Iterator[Backend]:
         """A connection, closed afterwards."""
         token = read_token(self.token_file)
-        parts = urlsplit(self.server)
+        if self.cluster is not None:
+            # Only here: what it needs takes a quarter of a second to load.
+            from nodeobs.cli.cluster import cluster_backend
+
+            with cluster_backend(self.cluster, token=token, ca_file=self.ca_file, note=self.note) as backend:
+                yield backend
+            return
+        url = self.server or DEFAULT_SERVER
+        parts = urlsplit(url)
         if token and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            self.note(f"warning: the token travels to {self.server} unencrypted; use https")
-        service = Service(self.server, token=token, ca_file=self.ca_file)
-        try:
+            self.note(f"warning: the token travels to {url} unencrypted; use https")
+        trust = trust_of(self.ca_file) if parts.scheme == "https" else None
+        hint = UNREACHABLE_HINT
+        if not self.server and has_kubeconfig(os.environ):
+            hint += "; --context or --kubeconfig names a cluster"
+        with closing(Service(url, token=token, trust=trust, unreachable_hint=hint)) as service:
             yield service
-        finally:
-            service.close()
+
+    def command(self, verb: str, run: str) -> str:
+        """Another command about a Run, as the person would type it."""
+        return self.cluster.command(verb, run) if self.cluster else f"nodeobs {verb} {run}"
 
     def answer(self, document: object, text: Callable[[], str]) -> None:
         """Print the command's result on standard output: the document as JSON, or its text.
@@ -95,70 +115,31 @@ def read_token(path: Path | None) -> str:
     return token
 
 
-def _server_url(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment or not value.isprintable():
-        raise click.BadParameter("give a URL such as http://127.0.0.1:8080")
-    if parts.username or parts.password:
-        raise click.BadParameter(
-            "it must hold no user or password; put a token in a file and name it with --token-file"
-        )
-    return value
+def session_of(ctx: click.Context, values: dict[str, Any]) -> Session:
+    """The session that the client options among ``values`` ask for; they are taken out of it.
 
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-    click.option(
-        "--server",
-        envvar="NODEOBS_SERVER",
-        default="http://127.0.0.1:8080",
-        show_default=True,
-        show_envvar=True,
-        metavar="URL",
-        callback=_server_url,
-        help="The service.",
-    ),
-    click.option(
-        "--token-file",
-        envvar="NODEOBS_TOKEN_FILE",
-        show_envvar=True,
-        type=_FILE,
-        help="File with the bearer token for the service.",
-    ),
-    click.option(
-        "--ca-file",
-        envvar="NODEOBS_CA_FILE",
-        show_envvar=True,
-        type=_FILE,
-        help="Authority of the service's certificate.",
-    ),
-    click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Form of the answer.",
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no notes."),
-)
+    Raises:
+        click.UsageError: they contradict each other.
+    """
+    given = {name: values.pop(name, None) for name in CLIENT_OPTION_NAMES}
+    return Session(
+        server=given["server"],
+        token_file=given["token_file"],
+        ca_file=given["ca_file"],
+        json=given["output"] == "json",
+        quiet=bool(given["quiet"]),
+        cluster=place_of(ctx, given),
+    )
 
 
 def client_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the client options, call it with its Session, and turn failures into exit codes."""
 
     @functools.wraps(function)
-    def command(
-        *args: Any, server: str, token_file: Path | None, ca_file: Path | None, output: str, quiet: bool, **kwargs: Any
-    ) -> None:
-        session = Session(server, token_file, ca_file, json=output == "json", quiet=quiet)
+    def command(**values: Any) -> None:
+        session = session_of(click.get_current_context(), values)
         try:
-            function(session, *args, **kwargs)
+            function(session, **values)
         except NodeobsError as error:
             failure = error if isinstance(error, Failure) else Failure(str(error))
             session.fail(failure)
@@ -168,6 +149,6 @@ def client_command(function: Callable[..., None]) -> Callable[..., None]:
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from interrupt
 
     wrapped: Callable[..., None] = command
-    for option in reversed(_OPTIONS):
+    for option in reversed(CLIENT_OPTIONS):
         wrapped = option(wrapped)
     return wrapped

@@ -13,8 +13,9 @@ import click
 from nodeobs.cli.archive import expected_files
 from nodeobs.cli.choosing import choose
 from nodeobs.cli.failures import ExitCode, Failure
-from nodeobs.cli.following import Latest, find, namespace_option
+from nodeobs.cli.following import Latest, find
 from nodeobs.cli.helptext import examples
+from nodeobs.cli.naming import complete_run, namespace_option
 from nodeobs.cli.ranking import document, text_of
 from nodeobs.cli.session import Session, client_command
 from nodeobs.cli.text import clean
@@ -45,8 +46,8 @@ class Loaded(NamedTuple):
         "nodeobs top ./slow/merged/kubelet-cpu.pb.gz",
     )
 )
-@click.argument("what", metavar="RUN|FILE")
-@namespace_option
+@click.argument("what", metavar="RUN|FILE", shell_complete=complete_run)
+@namespace_option("--namespace")
 @click.option("--target", metavar="NAME", help="Of this target. [default: kubelet where there is one, else the first]")
 @click.option(
     "--profile",
@@ -87,10 +88,11 @@ def _from_run(
 ) -> Loaded:
     with session.connect() as service:
         ref = find(service, run, namespace, latest=Latest.DELIVERED)
-        manifest = service.manifest(ref)
+        outputs = service.outputs()
+        manifest = outputs.manifest(ref)
         chosen = choose(manifest, target=target, profile=profile, node=node)
         expected = expected_files(manifest)[chosen.name]
-        data = service.file(ref, chosen.name, max_bytes=min(expected.bytes, MAX_FILE_BYTES))
+        data = outputs.file(ref, chosen.name, max_bytes=min(expected.bytes, MAX_FILE_BYTES))
     if sha256(data).hexdigest() != expected.sha256:
         raise Failure(f"{chosen.name} is not the file that its manifest describes", hint="try again")
     return Loaded(data, f"Run {ref}: {chosen.title}", chosen.others)

@@ -1,0 +1,69 @@
+"""From the API server's refusals to failures with an exit code and a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from nodeobs.cli.clusterplace import ClusterPlace
+from nodeobs.cli.failures import ExitCode, Failure, Unavailable
+from nodeobs.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    NodeobsError,
+    NotFound,
+    RunInProgress,
+    StoreDenied,
+    StoreUnavailable,
+)
+
+_EXIT_CODES: Final = {
+    RunInProgress: ExitCode.REFUSED,
+    AlreadyExists: ExitCode.REFUSED,
+    Conflict: ExitCode.REFUSED,
+    NotFound: ExitCode.NOT_FOUND,
+    InvalidInput: ExitCode.USAGE,
+    StoreDenied: ExitCode.UNREACHABLE,
+}
+_NO_SUCH_KIND: Final = ("could not find the requested resource", "404 page not found")
+"""What the API server says where the custom resources are not installed, by its version and the request."""
+
+
+@contextmanager
+def told(place: ClusterPlace) -> Iterator[None]:
+    """Turn what the block raises into failures.
+
+    Raises:
+        Unavailable: the API server cannot be reached, or cannot answer now.
+        Failure: it refuses.
+    """
+    try:
+        yield
+    except Failure:
+        raise
+    except NodeobsError as error:
+        raise _failure_of(error, place) from error
+
+
+def _failure_of(error: NodeobsError, place: ClusterPlace) -> Failure:
+    detail = str(error)
+    if isinstance(error, StoreUnavailable) and not isinstance(error, StoreDenied):
+        return Unavailable(detail)
+    problem = {"holder": error.holder} if isinstance(error, RunInProgress) else {}
+    exit_code = _EXIT_CODES.get(type(error), ExitCode.FAILED)
+    return Failure(detail, exit_code=exit_code, hint=_hint(error, place), problem=problem)
+
+
+def _hint(error: NodeobsError, place: ClusterPlace) -> str:
+    if isinstance(error, RunInProgress) and error.holder:
+        wait, cancel = (place.command(verb, error.holder) for verb in ("run wait", "run cancel"))
+        return f"wait for it with `{wait}`, or cancel it with `{cancel}`"
+    if isinstance(error, StoreDenied):
+        return (
+            "ask for the role nodeobs-viewer, nodeobs-runner or nodeobs-admin; `kubectl auth whoami` tells who you are"
+        )
+    if isinstance(error, NotFound) and any(text in str(error) for text in _NO_SUCH_KIND):
+        return "nodeobs is not installed in this cluster: `nodeobs manifests | kubectl apply --server-side -f -`"
+    return ""
