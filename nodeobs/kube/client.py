@@ -98,7 +98,9 @@ class Stream:
                     raise StoreUnavailable(f"a line of the API server's answer is longer than {_MAX_LINE >> 20} MiB")
         except httpx.HTTPError as error:
             if not self._hung_up.is_set():
-                raise _unreachable(str(self._response.url), error) from error
+                raise StoreUnavailable(
+                    f"the API server's answer to {self._response.url.path} broke off: {_text(error)}"
+                ) from error
 
     def hang_up(self) -> None:
         """End the stream for whoever reads it. May be called from any thread, and twice."""
@@ -301,4 +303,8 @@ def failure_of(status: Status, code: int) -> NodeobsError:
 
 
 def _unreachable(server: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"the API server at {server} cannot be reached: {error or type(error).__name__}")
+    return StoreUnavailable(f"the API server at {server} cannot be reached: {_text(error)}")
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

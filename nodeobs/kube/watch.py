@@ -204,6 +204,22 @@ def _decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
         raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error
 
 
+class Backoff:
+    """Pauses between attempts to follow something: they double up to 30 s, with jitter, and never go away."""
+
+    def __init__(self, randomness: Random) -> None:
+        self._randomness = randomness
+        self._early = 0
+
+    def after(self, lasted: float) -> float:
+        """Seconds to wait after an attempt of so many seconds; one that lasted shows that all is well again.
+
+        It does not matter how it ended: a server that ends every watch at once is not to be asked without a pause.
+        """
+        self._early = 0 if lasted >= _STEADY_SECONDS else self._early + 1
+        return min(_MAX_BACKOFF_SECONDS, 2.0**self._early / 4) * self._randomness.uniform(0.5, 1.0)
+
+
 class Reflector(Generic[T]):
     """All objects at a path, decoded, in memory, a moment behind the API server.
 
@@ -275,7 +291,7 @@ class Reflector(Generic[T]):
         return self._objects
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(self._randomness)
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -288,9 +304,7 @@ class Reflector(Generic[T]):
             except Exception:  # a thread's edge
                 log.exception("following the API server failed, listing again", path=self._path)
                 self._since = ""
-            # A server that ends every watch at once is not to be asked without a pause, either.
-            failures = 0 if time.monotonic() - began >= _STEADY_SECONDS else failures + 1
-            self._stop.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * self._randomness.uniform(0.5, 1.0))
+            self._stop.wait(backoff.after(time.monotonic() - began))
 
     def _follow(self) -> None:
         """List where needed, then watch until the watch ends."""
