@@ -38,7 +38,7 @@ K = TypeVar("K", bound=Hashable)
 AUDIENCE: Final = "nodeobs-agent"
 """Tokens must be made for the agents: those for the API server itself are not to be seen on nodes."""
 
-_SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 3.0
 """For a review as a whole: whoever started a collection is not to wait long for its state."""
 _AT_ONCE: Final = 32
 _LARGEST_ANSWER: Final = 1 << 20
@@ -51,8 +51,11 @@ _WHERE: Final = {
 class ReviewedAccess:
     """Reviews by the API server, remembered; equal questions at the same time are asked once."""
 
-    def __init__(self, api_server: ApiServerSettings, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, api_server: ApiServerSettings, *, monotonic: Callable[[], float], seconds: float = ANSWER_SECONDS
+    ) -> None:
         self._settings = api_server
+        self._seconds = seconds
         self._monotonic = monotonic
         self._tokens: Memory[bytes] = Memory()
         self._rights: Memory[tuple[Identity, PathRight]] = Memory()
@@ -109,10 +112,10 @@ class ReviewedAccess:
 
     async def _post(self, path: str, document: object) -> str:
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 return await self._exchange(path, msgspec.json.encode(document))
         except TimeoutError as error:
-            problem = f"{self._settings.url} did not answer a review within {_SECONDS:g} seconds"
+            problem = f"{self._settings.url} did not answer a review within {self._seconds:g} seconds"
             raise _unknown(problem) from error
         except AgentError as error:
             raise _unknown(error.message) from error
@@ -121,7 +124,7 @@ class ReviewedAccess:
         address, token = await asyncio.to_thread(lambda: (self._address(), self._own_token()))
         headers = [("Authorization", f"Bearer {token}"), ("Content-Type", "application/json")]
         async with exchange(
-            address, path, headers=headers, post=body, connect_timeout=_SECONDS, read_timeout=_SECONDS
+            address, path, headers=headers, post=body, connect_timeout=self._seconds, read_timeout=self._seconds
         ) as reply:
             answer = await reply.text(_LARGEST_ANSWER)
             if reply.status not in (200, 201):

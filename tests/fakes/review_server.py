@@ -30,7 +30,7 @@ class ReviewServer:
         """Specs of the TokenReviews that came."""
         self.accesses: list[dict[str, Any]] = []
         """Specs of the SubjectAccessReviews that came."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (_Handler,), {"reviews": self}))
+        self._server = _Server(("127.0.0.1", 0), type("BoundHandler", (_Handler,), {"reviews": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="review server")
 
     @property
@@ -87,6 +87,11 @@ class ReviewServer:
         resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
         wanted = (spec["user"], about["verb"], resource, about.get("namespace", ""), about.get("name", ""))
         return wanted in self.rights
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = False
 
 
 class _Handler(BaseHTTPRequestHandler):
