@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeobs.agents.agent import Agent, AgentOutcome
-from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.client import AgentConnector, Locate
 from nodeobs.agents.fanout import collect
 from nodeobs.agents.plan import Patience, Plan
 from nodeobs.model import PieceResult, ProfileType
@@ -23,13 +23,22 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def connector(*, tls: bool = False, ca_file: Path | None = None, token_file: Path | None = None) -> AgentConnector:
+def connector(
+    *,
+    tls: bool = False,
+    ca_file: Path | None = None,
+    token_file: Path | None = None,
+    server_name: str | None = None,
+    locate: Locate | None = None,
+) -> AgentConnector:
     return AgentConnector(
         tls=tls,
         ca_file=ca_file,
         token_file=token_file,
         now=utc_now,
         randomness=random.Random(1),
+        server_name=server_name,
+        locate=locate,
     )
 
 

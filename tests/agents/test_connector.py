@@ -75,6 +75,23 @@ def test_a_certificate_for_another_name_is_a_tls_failure(drive: Drive, tmp_path:
     asyncio.run(run())
 
 
+def test_the_certificate_may_carry_a_name_that_is_given_instead_of_the_address(drive: Drive, tmp_path: Path) -> None:
+    ca_file, pem = issue_certificate(tmp_path, "agents.nodeobs.svc")
+
+    async def run() -> None:
+        async with Fleet(Behaviour(), certificate=pem) as fleet:
+            drive.connector = connector(tls=True, ca_file=ca_file, server_name="agents.nodeobs.svc")
+            (named,) = await drive.over(fleet)
+            drive.connector = connector(tls=True, ca_file=ca_file, server_name="others.nodeobs.svc")
+            (misnamed,) = await drive.over(fleet)
+        assert named.reason is None
+        assert [name for _, name, _ in drive.sunk] == ["kubelet-cpu.pb.gz"]
+        assert misnamed.reason is FailureReason.TLS_FAILURE
+        assert "others.nodeobs.svc" in misnamed.message
+
+    asyncio.run(run())
+
+
 def test_speaking_plainly_to_a_tls_port_is_a_bad_response(drive: Drive, certificate: tuple[Path, Path]) -> None:
     drive.patience = replace(drive.patience, connect=0.5)
 

@@ -47,6 +47,30 @@ def test_nodes_can_be_named_by_their_address() -> None:
     assert [outcome.agent.name for outcome in chosen.missing] == ["10.9.9.9"]
 
 
+def test_a_node_is_also_named_by_its_own_addresses() -> None:
+    row = Agent("a", "10.1.0.7", 8443, other_hosts=("2001:db8::7",), addresses=("192.0.2.1", "2001:db8::1", "host-a"))
+    for name in ("10.1.0.7", "2001:db8::7", "192.0.2.1", "2001:0db8:0000::1", "host-a"):
+        chosen = select([row, *WORKERS], node_selector={}, run_selector={}, nodes=[name])
+        assert names(chosen.agents) == ["a"]
+        assert chosen.missing == ()
+
+
+def test_a_selected_node_without_an_endpoint_is_missing_for_the_reason_that_is_known() -> None:
+    rows = [
+        *WORKERS,
+        Agent("p", labels={"role": "worker"}, ready=False, problem="its pod p-1 cannot be scheduled"),
+        Agent("q", labels={"role": "master"}, ready=False),
+    ]
+    for nodes in ((), ("a", "p"), ("a", "p", "p")):
+        chosen = select(rows, node_selector={"role": "worker"}, run_selector={}, nodes=nodes)
+        assert names(chosen.agents)[0] == "a"
+        (outcome,) = chosen.missing
+        assert (outcome.agent.name, outcome.reason) == ("p", FailureReason.NO_AGENT)
+        assert outcome.message == "p: no agent: its pod p-1 cannot be scheduled"
+    (outcome,) = select(rows, node_selector={}, run_selector={}, nodes=["q"]).missing
+    assert outcome.message == "q: no agent: it has no endpoint"
+
+
 @given(_agents, _labels, _labels, st.lists(_names, max_size=6))
 def test_nothing_is_left_out_and_nothing_counts_twice(
     agents: list[Agent], node_selector: dict[str, str], run_selector: dict[str, str], nodes: list[str]
