@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +77,7 @@ def crds(*, webhook: Webhook | None) -> list[dict[str, Any]]:
 
 def _crd(definition: _Definition, webhook: Webhook | None) -> dict[str, Any]:
     kind = definition.kind.KIND
+    schema = structural_schema(definition.kind)
     conversion: dict[str, Any] = {"strategy": "None"}
     if webhook is not None:
         client_config = webhook.client_config(CONVERT_PATH)
@@ -99,12 +101,13 @@ def _crd(definition: _Definition, webhook: Webhook | None) -> dict[str, Any]:
                 "categories": ["nodeobs"],
             },
             "conversion": conversion,
-            "versions": [_version(definition, version) for version in VERSIONS],
+            "versions": [_version(definition, version, deepcopy(schema)) for version in VERSIONS],
         },
     }
 
 
-def _version(definition: _Definition, version: str) -> dict[str, Any]:
+def _version(definition: _Definition, version: str, schema: Schema) -> dict[str, Any]:
+    _complete(definition, version, schema)
     # Only there: the API server refuses the same ones in versions whose schemas differ.
     selectable = _SELECTABLE if definition is _RUNS and version == STORAGE_VERSION else {}
     return {
@@ -112,14 +115,13 @@ def _version(definition: _Definition, version: str) -> dict[str, Any]:
         "served": True,
         "storage": version == STORAGE_VERSION,
         "subresources": {"status": {}},
-        "schema": {"openAPIV3Schema": _schema(definition, version)},
+        "schema": {"openAPIV3Schema": schema},
         "additionalPrinterColumns": _columns(definition, version),
         **selectable,
     }
 
 
-def _schema(definition: _Definition, version: str) -> Schema:
-    schema = structural_schema(definition.kind)
+def _complete(definition: _Definition, version: str, schema: Schema) -> None:
     spec, status = (schema["properties"][part] for part in ("spec", "status"))
     status["properties"]["conditions"] |= _map_by("type")
     if definition is _RUNS:
@@ -128,7 +130,6 @@ def _schema(definition: _Definition, version: str) -> Schema:
         _complete_targets(spec["properties"]["targets"])
     if version != STORAGE_VERSION:
         _make_old(definition, version, schema)
-    return schema
 
 
 def _complete_run(spec: Schema) -> None:

@@ -90,7 +90,7 @@ def _service_rules_at_home() -> list[Json]:
         _rule("", ["secrets"], ["create"]),
         _rule("", ["secrets"], ["get", "patch"], names=[TLS_SECRET]),
         # Answered alerts have a ConfigMap for each trigger, whose names are not known beforehand.
-        _rule("", ["configmaps"], ["get", "list", "create", "update", "patch", "delete"]),
+        _rule("", ["configmaps"], ["get", "create", "update", "patch"]),
     ]
 
 

@@ -136,7 +136,7 @@ class NodeObservabilitySpec(Document, frozen=True, kw_only=True):
     type: Literal["crio-kubelet", "scripting"] = "crio-kubelet"
     """``crio-kubelet`` profiles the kubelet and the container runtime, ``scripting`` runs scripts."""
     targets: Annotated[tuple[TargetSpec, ...], Meta(max_length=64)] = ()
-    """Empty: every target that the agents offer."""
+    """What the agents may profile. Empty: every target that they offer."""
     via: Literal["agents", "apiServer"] = "agents"
     """``agents`` on the nodes, or ``apiServer``: kubelets alone, through the API server's node proxy."""
 
@@ -240,7 +240,7 @@ class RunSpec(Document, frozen=True, kw_only=True):
     profiles: Annotated[tuple[ProfileType, ...], Meta(min_length=1, max_length=8)] = (ProfileType.CPU,)
     """What to collect from each target. cpu and trace cover the duration, the others are taken at its end."""
     targets: Annotated[tuple[TargetName, ...], Meta(max_length=64)] = ()
-    """Empty: all of the NodeObservability's."""
+    """Names of the targets to profile. Empty: all of the NodeObservability's."""
     duration_seconds: DurationSeconds = 30
     """How long to profile, in seconds (1 to 3600)."""
     nodes: Annotated[tuple[NodeRef, ...], Meta(max_length=5000)] = ()

@@ -20,6 +20,7 @@ from nodeobs.model import (
     to_builtins,
 )
 from nodeobs.model.versions import STORAGE_VERSION, VERSIONS
+from tests.processes import ROOT
 from tests.structural import fields, with_defaults
 
 CRDS = {crd["spec"]["names"]["kind"]: crd for crd in crds(webhook=None)}
@@ -153,6 +154,27 @@ def test_conversion_by_url_and_without_authority() -> None:
     for crd in crds(webhook=Webhook(url="https://10.0.0.5:8443/")):
         client_config = crd["spec"]["conversion"]["webhook"]["clientConfig"]
         assert client_config == {"url": "https://10.0.0.5:8443/webhooks/convert"}
+
+
+def test_every_field_is_documented_in_the_same_words() -> None:
+    page = (ROOT / "docs" / "resources.md").read_text()
+    for kind in CRDS:
+        for path, schema in fields(SCHEMAS[kind, STORAGE_VERSION]):
+            shown = path.startswith((".spec.", ".status.")) and not path.endswith(("[]", "{}"))
+            if shown and ".conditions[]." not in path:
+                assert f"| `{path[1:]}` | {type_of(schema)} | {schema['description']} |" in page, kind
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    if schema.get("format") == "date-time":
+        return "time"
+    if schema["type"] == "array":
+        default = f", `[{', '.join(schema['default'])}]`" if schema["default"] else ""
+        return f"list of {schema['items']['type']}s{default}"
+    if "additionalProperties" in schema:
+        return "map of strings"
+    given = schema["type"]
+    return f"{given}, `{schema['default']}`" if schema.get("default") and given in ("string", "integer") else given
 
 
 def _without_nulls(value: Any) -> Any:
