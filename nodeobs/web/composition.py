@@ -68,6 +68,7 @@ def build(settings: Settings) -> Services:
         metrics=metrics,
         rules=rules,
         access=parts.access,
+        admission=parts.admission,
         admit=partial(admit, now=utc_now),
         now=utc_now,
         suffix=partial(secrets.token_hex, 4),
@@ -93,6 +94,8 @@ def _controller(settings: Settings, parts: Parts, *, outputs: OutputStore, metri
             tls=settings.agent_tls,
             ca_file=settings.agent_ca_file,
             token_file=settings.agent_token_file,
+            server_name=settings.agent_server_name,
+            locate=parts.locate,
             now=utc_now,
             randomness=random.Random(),  # noqa: S311 spreads retries, keeps no secret
         ),

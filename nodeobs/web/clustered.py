@@ -1,0 +1,110 @@
+"""The parts of a service in a cluster: custom resources, a Lease, the API server's reviews, agents behind a Service."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from contextlib import ExitStack
+
+from nodeobs.agents.endpoints import ClusterRoster
+from nodeobs.kube.certificates import CertificateKeeper
+from nodeobs.kube.client import KubeClient
+from nodeobs.kube.crds import CRD_NAMES
+from nodeobs.kube.credentials import load_credentials
+from nodeobs.kube.events import EventRecorder
+from nodeobs.kube.identity import OwnUser
+from nodeobs.kube.lease import LeaseLeadership
+from nodeobs.kube.migration import Migration
+from nodeobs.kube.reviewer import Reviewer
+from nodeobs.metrics import Metrics
+from nodeobs.model import Run
+from nodeobs.runs.admission import Admission
+from nodeobs.runs.rules import highest_term
+from nodeobs.settings import Settings
+from nodeobs.store.kube import KubeStore
+from nodeobs.store.reflected import ReflectedReader
+from nodeobs.web.access import ClusterAccess
+from nodeobs.web.clock import utc_now
+from nodeobs.web.parts import Background, Parts
+from nodeobs.web.server import own_certificate
+
+_ADMISSION_SECONDS = 2.0
+"""For asking who may use a NodeObservability, while the API server waits for our answer to its question."""
+
+
+def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
+    """Parts that keep everything at the API server.
+
+    Raises:
+        ConfigurationError: there are no usable credentials for it.
+    """
+    client = KubeClient(load_credentials(kubeconfig=settings.kubeconfig, environ=os.environ))
+    store = KubeStore(client, namespace=settings.namespace)
+    randomness = random.Random()  # noqa: S311 spreads requests, keeps no secret
+    holder = f"{socket.gethostname()}-{os.getpid()}-{randomness.getrandbits(32):08x}"
+    roster = ClusterRoster(
+        client,
+        namespace=settings.agent_namespace or f"{settings.namespace}-agents",
+        service=settings.agent_service,
+    )
+    recorder = EventRecorder(client, now=utc_now, instance=holder)
+    reader = ReflectedReader.of(client, randomness=randomness)
+    keeper = None
+    if (certificate := own_certificate(settings)) is not None:
+        keeper = CertificateKeeper(
+            client,
+            namespace=settings.namespace,
+            service_name=settings.service_name,
+            webhook_configuration=settings.webhook_configuration,
+            crd_names=CRD_NAMES,
+            file=certificate,
+            metrics=metrics,
+            now=utc_now,
+            randomness=randomness,
+        )
+    admission = Admission(
+        reader=reader,
+        store=store,
+        reviewer=Reviewer(client, seconds=_ADMISSION_SECONDS),
+        own_user=OwnUser(client),
+        published=lambda: keeper is None or keeper.ready,
+        metrics=metrics,
+        now=utc_now,
+    )
+
+    def start(stack: ExitStack, stop: threading.Event) -> None:
+        stack.callback(client.close)
+        recorder.start()
+        stack.callback(recorder.close)
+        reader.start()
+        stack.callback(reader.close)
+        if keeper is not None:
+            _thread(keeper.run, stop, "certificates")
+
+    return Parts(
+        store=store,
+        leadership=LeaseLeadership(
+            client,
+            namespace=settings.namespace,
+            name=settings.service_name,
+            holder=holder,
+            known_term=lambda: highest_term(store.list(Run, unfinished=True)),
+            now=utc_now,
+            monotonic=time.monotonic,
+            randomness=randomness,
+        ),
+        access=ClusterAccess(Reviewer(client)),
+        agents=roster.agents,
+        locate=roster.locate,
+        recorder=recorder,
+        admission=admission,
+        beside_leading=(Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run,),
+        start=start,
+    )
+
+
+def _thread(body: Background, stop: threading.Event, name: str) -> None:
+    threading.Thread(target=body, args=(stop,), name=name, daemon=True).start()

@@ -1,0 +1,256 @@
+"""nodeobs in mode kubernetes on a real API server: replicas as processes, simulated agents behind their Service."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from nodeobs.errors import NodeobsError, NotFound
+from nodeobs.kube.client import KubeClient
+from nodeobs.kube.crds import Webhook
+from nodeobs.kube.manifests import manifests
+from nodeobs.kube.paths import ENDPOINT_SLICES, OBSERVABILITIES, RUNS, ResourcePath
+from nodeobs.model import API_VERSION
+from tests.cluster.address import own_address
+from tests.custom_resources import clear
+from tests.fakes.agent_simulator import Behaviour
+from tests.fakes.fleet_thread import FleetThread
+from tests.lab.apiserver import ApiServer
+from tests.processes import Program, free_port, wait_for
+
+MERGE = "application/merge-patch+json"
+LEASES = ResourcePath("/apis/coordination.k8s.io/v1", "leases")
+NODES = ResourcePath("/api/v1", "nodes")
+HOOKS = ResourcePath("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")
+DEFINITIONS = ResourcePath("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions")
+FINAL = ("Succeeded", "Failed", "Rejected", "Cancelled")
+
+Object = dict[str, Any]
+
+
+class Replica:
+    """One process of the service, in mode kubernetes, with the rights of its role and no others."""
+
+    def __init__(self, world: KubeWorld, number: int, environ: Mapping[str, str]) -> None:
+        self.world = world
+        self.name = f"replica-{number}"
+        self.folder = world.folder / self.name
+        self.folder.mkdir()
+        self.port = free_port()
+        self.environ = {
+            "NODEOBS_MODE": "kubernetes",
+            "NODEOBS_KUBECONFIG": str(world.kubeconfig),
+            "NODEOBS_NAMESPACE": world.namespace,
+            "NODEOBS_BIND": f"{world.address}:{self.port}",
+            "NODEOBS_DATA_DIR": str(self.folder / "data"),
+            "NODEOBS_OUTPUT": str(world.outputs),
+            **environ,
+        }
+        self.program = self.launch()
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.world.address}:{self.port}"
+
+    def launch(self) -> Program:
+        """Start it, without waiting."""
+        argv = [sys.executable, "-m", "gunicorn", "app:app"]
+        self.program = Program(self.name, argv, log=self.folder / "service.log", environ=self.environ)
+        return self.program
+
+    def wait_ready(self) -> None:
+        """Return when it says that it is ready, and have the API server call it."""
+        self.program.wait_until(f"{self.name} is ready", lambda: self.status("/readyz") == 200)
+        self.world.publish(self)
+
+    def status(self, path: str) -> int:
+        """Status of a GET without credentials; 0 where nothing answers."""
+        try:
+            # Its certificate is made for its Service's name; whether it is good is the API server's to see.
+            return httpx.get(self.url + path, timeout=2.0, verify=False, trust_env=False).status_code
+        except httpx.TransportError:
+            return 0
+
+    def call(self, method: str, path: str, token: str, **options: Any) -> httpx.Response:
+        """One call of the API with a bearer token."""
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.request(
+            method, self.url + path, headers=headers, timeout=35.0, verify=False, trust_env=False, **options
+        )
+
+    def kill(self) -> None:
+        """End it at once, as ``kill -9`` does; the API server stops calling it, as its readiness probe would see to."""
+        self.program.kill()
+        self.world.withdraw(self)
+
+    def terminate(self) -> float:
+        """Ask it to end; seconds that it took."""
+        self.world.withdraw(self)
+        return self.program.terminate()
+
+
+class KubeWorld:
+    """What :func:`nodeobs.kube.manifests.manifests` prints, applied; replicas; agents; and the API server's admin."""
+
+    def __init__(self, api: ApiServer, folder: Path) -> None:
+        self.api = api
+        self.folder = folder
+        self.outputs = folder / "outputs"
+        self.address = own_address()
+        self.namespace = f"nodeobs-{secrets.token_hex(3)}"
+        self.agent_namespace = f"{self.namespace}-agents"
+        self.admin: KubeClient = api.client()
+        self.replicas: list[Replica] = []
+        self.fleet = FleetThread([])
+        self._nodes: list[str] = []
+        self.install()
+        self.kubeconfig = api.kubeconfig_for(self.namespace, "nodeobs", folder)
+        user = f"system:serviceaccount:{self.namespace}:nodeobs"
+        api.wait_allowed(user, "create", "configmaps", self.namespace)
+
+    def install(self) -> None:
+        """Apply what ``nodeobs manifests`` prints."""
+        webhook = Webhook(namespace=self.namespace, service="nodeobs")
+        documents = manifests(namespace=self.namespace, agent_namespace=self.agent_namespace, webhook=webhook)
+        everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+        self.api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=everything)
+
+    def start(self, replicas: int = 1, **environ: str) -> None:
+        """Start so many replicas, and return when all are ready."""
+        made = [Replica(self, len(self.replicas) + number, environ) for number in range(replicas)]
+        self.replicas += made
+        for replica in made:
+            replica.wait_ready()
+
+    def agents(self, *behaviours: Behaviour) -> FleetThread:
+        """Have these agents, each on a node of its own, and no others."""
+        self.fleet.close()
+        self.fleet = FleetThread(behaviours, host=self.address)
+        for name in self._nodes:
+            self._delete(NODES.item(name))
+        self._nodes = [agent.name for agent in self.fleet.agents]
+        for name in self._nodes:
+            self.create(NODES.collection(), {"metadata": {"name": name, "labels": {"role": "worker"}}})
+        for agent in self.fleet.agents:
+            self._endpoint("node-observability-agent", self.agent_namespace, agent.name, agent.port, node=agent.name)
+        return self.fleet
+
+    def observability(self, name: str = "cluster", **spec: Any) -> Object:
+        """Create a NodeObservability."""
+        return self.create(
+            OBSERVABILITIES.collection(),
+            {"apiVersion": API_VERSION, "kind": "NodeObservability", "metadata": {"name": name}, "spec": spec},
+        )
+
+    def run(self, name: str, *, parent: str = "cluster", **spec: Any) -> Object:
+        """Create a Run in the service's namespace, as admin."""
+        return self.create(RUNS.collection(self.namespace), self.run_document(name, parent=parent, **spec))
+
+    def run_document(self, name: str, *, parent: str = "cluster", **spec: Any) -> Object:
+        """What ``kubectl create`` would send."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "NodeObservabilityRun",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"nodeObservabilityRef": {"name": parent}, "durationSeconds": 1, **spec},
+        }
+
+    def get_run(self, name: str) -> Object:
+        found: Object = json.loads(self.admin.get(RUNS.item(name, self.namespace)))
+        return found
+
+    def runs(self) -> list[Object]:
+        """All Runs of the service's namespace."""
+        items: list[Object] = json.loads(self.admin.get(RUNS.collection(self.namespace)))["items"]
+        return items
+
+    def wait_run(self, name: str, *phases: str, seconds: float = 90.0) -> Object:
+        """The Run once it is in one of these phases; by default a final one."""
+
+        def probe() -> Object | None:
+            try:
+                run = self.get_run(name)
+            except NodeobsError:
+                return None  # the API server may be away
+            return run if run.get("status", {}).get("phase") in (phases or FINAL) else None
+
+        try:
+            return wait_for(f"Run {name} is {' or '.join(phases or FINAL)}", probe, seconds=seconds)
+        except AssertionError as error:
+            said = "\n".join(f"{replica.name}:\n{replica.program.said()[-3000:]}" for replica in self.replicas)
+            raise AssertionError(f"{error}\n{said}") from None
+
+    def leader(self) -> Replica:
+        """The replica that leads, once one does."""
+
+        def probe() -> Replica | None:
+            for replica in self.replicas:
+                if replica.program.process.poll() is None and f"holder='{self.holder()}' " in replica.program.said():
+                    return replica
+            return None
+
+        return wait_for("somebody leads", probe, seconds=40)
+
+    def holder(self) -> str:
+        """Who has the Lease; ``-`` where nobody has."""
+        with suppress(NotFound):
+            return (
+                json.loads(self.admin.get(LEASES.item("nodeobs", self.namespace)))["spec"].get("holderIdentity") or "-"
+            )
+        return "-"
+
+    def create(self, path: str, document: Object) -> Object:
+        """POST as admin."""
+        made: Object = json.loads(self.admin.request("POST", path, document))
+        return made
+
+    def patch(self, path: str, change: Object) -> Object:
+        """Merge patch as admin."""
+        made: Object = json.loads(self.admin.request("PATCH", path, change, content_type=MERGE))
+        return made
+
+    def publish(self, replica: Replica) -> None:
+        """Have the API server call a replica for its webhooks."""
+        self._endpoint("nodeobs", self.namespace, replica.name, replica.port)
+
+    def withdraw(self, replica: Replica) -> None:
+        """Have the API server call a replica no more."""
+        self._delete(ENDPOINT_SLICES.item(f"nodeobs-{replica.name}", self.namespace))
+
+    def close(self) -> None:
+        """End everything, and leave the API server as if nothing had been."""
+        for replica in self.replicas:
+            replica.program.kill()
+        self.fleet.close()
+        self._delete(HOOKS.item("nodeobs"))
+        with suppress(NodeobsError):
+            clear(self.admin)
+        for name in self._nodes:
+            self._delete(NODES.item(name))
+        for namespace in (self.namespace, self.agent_namespace):
+            with suppress(NodeobsError):
+                self.api.remove_namespace(namespace)
+        self.admin.close()
+
+    def _endpoint(self, service: str, namespace: str, name: str, port: int, *, node: str = "") -> None:
+        endpoint: Object = {"addresses": [self.address], "conditions": {"ready": True}}
+        slice_name = f"{service}-{name}"
+        document = {
+            "metadata": {"name": slice_name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            "endpoints": [endpoint | ({"nodeName": node} if node else {})],
+        }
+        self._delete(ENDPOINT_SLICES.item(slice_name, namespace))
+        self.create(ENDPOINT_SLICES.collection(namespace), document)
+
+    def _delete(self, path: str) -> None:
+        with suppress(NotFound):
+            self.admin.request("DELETE", path)
