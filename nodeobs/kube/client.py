@@ -89,13 +89,16 @@ class Stream:
         Raises:
             StoreUnavailable: the connection broke, nothing came for too long, or a line was too long.
         """
-        rest = b""
+        rest = bytearray()
         try:
             for chunk in self._response.iter_bytes():
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield from filter(None, whole)
+                first, *others = chunk.split(b"\n")
+                rest += first
                 if len(rest) > _MAX_LINE:
                     raise StoreUnavailable(f"a line of the API server's answer is longer than {_MAX_LINE >> 20} MiB")
+                if others:
+                    yield from filter(None, (bytes(rest), *others[:-1]))
+                    rest = bytearray(others[-1])
         except httpx.HTTPError as error:
             if not self._hung_up.is_set():
                 raise StoreUnavailable(

@@ -170,9 +170,9 @@ class _Reader:
         outcome: Exception | None = None
         try:
             with self._client.stream(self._path, self._params, silence=self._silence) as self._stream:
-                for line in self._stream.lines():
-                    if self._left.is_set():
-                        return
+                lines = self._stream.lines()
+                # Looked at before the first line as well: it may have been left before there was a stream to hang up.
+                while not self._left.is_set() and (line := next(lines, None)) is not None:
                     self.lines.put(line)
         except Exception as error:  # noqa: BLE001 - a thread's edge: raised again by whoever reads the queue
             outcome = error

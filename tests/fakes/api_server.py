@@ -123,13 +123,15 @@ class FakeApiServer:
         """The requests of that method and path so far."""
         return [one for one in list(self.requests) if method in ("", one.method) and path in ("", one.path)]
 
-    def kubeconfig(self, path: Path, *, user: Mapping[str, object] | None = None, **cluster: object) -> Path:
+    def kubeconfig(
+        self, path: Path, *, user: Mapping[str, object] | None = None, cluster: Mapping[str, object] | None = None
+    ) -> Path:
         """A kubeconfig that leads here, as ``user`` (default: with the token ``token``)."""
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url, **cluster}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url, **(cluster or {})}}],
             "users": [{"name": "fake", "user": {"token": "token"} if user is None else dict(user)}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake", "namespace": "here"}}],
         }

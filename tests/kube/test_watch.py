@@ -116,7 +116,23 @@ def test_a_silent_watch_ends_when_it_is_to_stop(serve: Serve, answer: Answer) ->
     assert time.monotonic() - began < 0.8
     if answer.status:  # one that was not answered yet ends with its time limit, or the server
         wait_for("the connection is closed", lambda: not server.open, seconds=5)
-        assert no_watching_threads()
+        wait_for("the reading thread ends", no_watching_threads, seconds=5)
+
+
+def test_a_watch_that_was_left_before_it_was_answered_is_hung_up_then(serve: Serve) -> None:
+    answer = threading.Event()
+
+    def late(_: Request) -> Answer:
+        answer.wait(10)
+        return Answer(lines=[], then="hang")
+
+    server, client = serve(late)
+    stop = never()
+    threading.Timer(0.2, stop.set).start()
+    assert list(watch(client, stop=stop)) == []
+    answer.set()
+    wait_for("it has been asked", lambda: server.requests, seconds=5)
+    wait_for("the reading thread ends", no_watching_threads, seconds=5)
 
 
 def test_who_leaves_a_busy_watch_leaves_nothing_behind(serve: Serve) -> None:
