@@ -150,18 +150,22 @@ def test_who_started_a_collection_keeps_access_to_it_while_callers_cannot_be_che
     assert ADA not in guarded.log
 
 
+@pytest.mark.parametrize("again", ["GET", "POST"])
 def test_a_newer_token_of_the_same_user_takes_the_place_of_the_first(
-    guarded: AgentProcess, server: ReviewServer
+    guarded: AgentProcess, server: ReviewServer, again: str
 ) -> None:
     server.rights.update((user, verb, "/v1/collections") for user in ("ada", "bob") for verb in ("post", "get"))
     assert post(guarded, ADA, "run-1").status_code == 202
-    for token in (BOB, "other-token-of-ada"):
-        assert post(guarded, token, "run-1").status_code == 202
-        assert guarded.client.get("/v1/collections/run-1", headers=bearer(token)).status_code == 200
+    path = "/v1/collections/run-1"
+    for token in ("other-token-of-ada", BOB):
+        if again == "POST":
+            assert post(guarded, token, "run-1").status_code == 202
+        else:
+            assert guarded.client.get(path, headers=bearer(token)).status_code == 200
     server.failing = 500
     for token in (ADA, BOB):
-        assert guarded.client.delete("/v1/collections/run-1", headers=bearer(token)).status_code == 503
-    assert guarded.client.delete("/v1/collections/run-1", headers=bearer("other-token-of-ada")).status_code == 204
+        assert guarded.client.delete(path, headers=bearer(token)).status_code == 503
+    assert guarded.client.delete(path, headers=bearer("other-token-of-ada")).status_code == 204
 
 
 def post(agent: AgentProcess, token: str, identifier: str) -> httpx.Response:
