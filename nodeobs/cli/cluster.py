@@ -70,8 +70,8 @@ class ClusterBackend:
 
     def run(self, ref: RunRef, *, wait: float = 0.0, version: str = "") -> Run:
         """The Run; with ``wait`` (seconds) and ``version``, as soon as it differs from that resourceVersion."""
-        with told(self._place):
-            known = self._followed.get(ref)
+        known = self._followed.get(ref)
+        with told(self._place, accepted=known is not None):
             if not wait:
                 return _decode(self._client.get(RUNS.item(ref.name, ref.namespace)), Run)
             if known is None or known.run.metadata.resource_version != version:

@@ -32,8 +32,11 @@ _NO_SUCH_KIND: Final = ("could not find the requested resource", "404 page not f
 
 
 @contextmanager
-def told(place: ClusterPlace) -> Iterator[None]:
+def told(place: ClusterPlace, *, accepted: bool = False) -> Iterator[None]:
     """Turn what the block raises into failures.
+
+    ``accepted``: the same was allowed a moment ago. An API server that has just started refuses everybody until it
+    has read its roles, so that trying again can help.
 
     Raises:
         Unavailable: the API server cannot be reached, or cannot answer now.
@@ -43,17 +46,18 @@ def told(place: ClusterPlace) -> Iterator[None]:
         yield
     except Failure:
         raise
+    except StoreUnavailable as error:
+        if isinstance(error, StoreDenied) and not accepted:
+            raise _failure_of(error, place) from error
+        raise Unavailable(str(error), hint=_hint(error, place)) from error
     except NodeobsError as error:
         raise _failure_of(error, place) from error
 
 
 def _failure_of(error: NodeobsError, place: ClusterPlace) -> Failure:
-    detail = str(error)
-    if isinstance(error, StoreUnavailable) and not isinstance(error, StoreDenied):
-        return Unavailable(detail)
     problem = {"holder": error.holder} if isinstance(error, RunInProgress) else {}
     exit_code = _EXIT_CODES.get(type(error), ExitCode.FAILED)
-    return Failure(detail, exit_code=exit_code, hint=_hint(error, place), problem=problem)
+    return Failure(str(error), exit_code=exit_code, hint=_hint(error, place), problem=problem)
 
 
 def _hint(error: NodeobsError, place: ClusterPlace) -> str:

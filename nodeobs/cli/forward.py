@@ -56,7 +56,7 @@ def forwarded(options: Sequence[str], *, namespace: str, service: str, port: int
             exit_code=ExitCode.UNREACHABLE,
             hint="install kubectl, or make the service reachable and name its URL with --server",
         )
-    what = ["port-forward", "--address=127.0.0.1", "--pod-running-timeout=20s", f"service/{service}", f":{port}"]
+    what = ["port-forward", "--address=127.0.0.1", "--pod-running-timeout=10s", f"service/{service}", f":{port}"]
     argv = [kubectl, *options, f"--namespace={namespace}", *what]
     with tempfile.TemporaryFile() as errors:
         guard = subprocess.Popen(
@@ -85,8 +85,7 @@ def _port(guard: subprocess.Popen[bytes], errors: IO[bytes], what: str) -> int:
             reason = _last_line(errors) or ("it ended without a word" if ready else f"not within {_READY_SECONDS:g} s")
             raise Unavailable(
                 f"kubectl cannot forward a port to {what}: {reason}",
-                hint="name the namespace that nodeobs runs in with --service-namespace; this needs the right to get "
-                "services, list pods and create pods/portforward there",
+                hint="name the namespace that nodeobs runs in with --service-namespace; you need its role nodeobs-client",
             )
     raise Unavailable(f"kubectl port-forward did not tell its port: {told[:200].decode(errors='replace')}")
 

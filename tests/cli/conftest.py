@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,11 +66,14 @@ def as_problem(status: int, detail: str, **members: Any) -> Answer:
 class FakeService:
     """Answers each method and path with its answers in turn, the last one for ever; 404 for the rest."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.asked: list[Asked] = []
         self._answers: dict[tuple[str, str], list[Answer]] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((host, 0), self._handler())
+        if tls is not None:
+            # The handshake is the connection's own thread's: a client that does not trust us holds nobody up.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign] # clients may hang up as they like
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -78,6 +82,10 @@ class FakeService:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
 
     def on(self, method: str, path: str, *answers: Answer) -> None:
         self._answers[method, path] = list(answers)
