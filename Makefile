@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-fast lint format bench requirements clean
+.PHONY: help demo test test-fast lint format bench requirements cluster-tools cluster cluster-image cluster-down clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,8 @@ demo: $(VENV)/.runtime ## an alert becomes a merged profile, on this machine, in
 test: $(VENV)/.development ## every test; those that need a program which is missing are skipped by name
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/.development ## without the slow ones and the real Prometheus, Alertmanager, etcd, containerd
-	$(BIN)/python -m pytest -m "not slow and not integration"
+test-fast: $(VENV)/.development ## without the slow ones and the real Prometheus, Alertmanager, containerd, Kubernetes
+	$(BIN)/python -m pytest -m "not slow and not integration and not cluster"
 
 lint: $(VENV)/.development ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -39,6 +39,20 @@ requirements: $(VENV)/.development ## pin the newest versions that pyproject.tom
 		--no-header -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --generate-hashes --universal \
 		--python-version 3.11 --no-header -c requirements.txt -o requirements-dev.txt
+
+cluster-tools: $(VENV)/.development ## the programs of Kubernetes, into a cache outside the clone (ten minutes, once)
+	@$(BIN)/python -m tests.lab tools
+
+N ?= 3
+cluster: $(VENV)/.development ## a real cluster of N=3 nodes on this machine, to play with; needs root and Linux
+	@$(BIN)/python -m tests.lab up --nodes $(N)
+
+cluster-image: $(VENV)/.development ## import IMAGE=FILE.tar on every node of it
+	@test -n "$(IMAGE)" || { echo "say which: make cluster-image IMAGE=FILE.tar" >&2; exit 1; }
+	@$(BIN)/python -m tests.lab load "$(IMAGE)"
+
+cluster-down: $(VENV)/.development ## end it; nothing stays
+	@$(BIN)/python -m tests.lab down
 
 clean: ## remove what make and the demo made
 	rm -rf $(VENV) build dist *.egg-info nodeobs-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -94,7 +94,8 @@ class Program:
     def terminate(self, *, seconds: float = 15.0) -> float:
         """Ask it to end; seconds that it took."""
         began = time.monotonic()
-        self.process.terminate()
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import pytest
 
 from nodeobs.errors import StoreUnavailable, WatchExpired
 from nodeobs.kube.client import Status, failure_of
+from tests.lab import place
 from tests.lab.alone import api_server_alone
 from tests.lab.apiserver import ApiServer
 from tests.lab.errors import LabError
+from tests.processes import Program
 
 pytestmark = pytest.mark.cluster
 
@@ -83,3 +88,23 @@ def test_two_api_servers_side_by_side_do_not_meet(api_server: ApiServer, namespa
         assert namespace not in other.kubectl("get", "namespaces")
     assert not folder.exists()
     assert namespace in api_server.kubectl("get", "namespaces")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(api_server: ApiServer, tmp_path: Path) -> None:
+    folder, processes = killed_while_in("tests.lab.alone", "api_server_alone()", tmp_path)
+    with api_server_alone() as next_one:
+        assert not processes & set(place.started_in(folder))
+        assert next_one.kubectl("get", "namespaces")
+    assert not folder.exists()
+
+
+def killed_while_in(module: str, context: str, tmp_path: Path) -> tuple[Path, set[int]]:
+    """Folder of a lab whose owner was killed, and what it had started."""
+    lines = [f"import {module} as lab, time", f"with lab.{context} as made:", " print(made.folder)", " time.sleep(999)"]
+    code = "\n".join(lines)
+    with Program("owner", [sys.executable, "-u", "-c", code], log=tmp_path / "owner.log") as owner:
+        folder = Path(owner.wait_until("the lab is there", lambda: owner.said().strip(), seconds=150))
+        processes = set(place.started_in(folder))
+        os.kill(owner.pid, signal.SIGKILL)
+    assert processes
+    return folder, processes

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from tests.lab import place
 from tests.lab.apiserver import PROGRAMS, ApiServer, Listen
+from tests.lab.pki import Authority
 from tests.lab.programs import need
-from tests.processes import Program, free_port
+from tests.processes import free_port
 
 
 @contextmanager
@@ -22,18 +22,13 @@ def api_server_alone() -> Iterator[ApiServer]:
     """
     programs = need(PROGRAMS)
     here = place.claim("api")
-
-    def launch(name: str, argv: Sequence[str | Path]) -> Program:
-        return Program(name, argv, log=here.folder / f"{name}.log", environ=here.environ)
-
     try:
         listen = Listen("127.0.0.1", api=free_port(), etcd=free_port(), peer=free_port())
         # Its ServiceAccount admission wants what a controller makes in every namespace.
-        server = ApiServer(here.folder, listen, launch, programs, "--disable-admission-plugins=ServiceAccount")
-        try:
+        # Webhooks that name a Service are called at its endpoints: nobody here makes ClusterIPs work.
+        flags = ["--disable-admission-plugins=ServiceAccount", "--enable-aggregator-routing=true"]
+        with closing(ApiServer(here, Authority(here.folder / "pki"), listen, programs, flags=flags)) as server:
             yield server
-        finally:
-            server.close()
     finally:
         here.clear()
         here.leave()

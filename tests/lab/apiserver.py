@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,27 +22,29 @@ from tests.lab import audit, tokens
 from tests.lab.errors import LabError
 from tests.lab.namespaces import remove_namespace
 from tests.lab.pki import Authority
+from tests.lab.place import Place
 from tests.processes import Program, wait_for
 
 PROGRAMS: Final = ("etcd", "kube-apiserver", "kubectl")
 NAMES: Final = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
 
-Launch = Callable[[str, Sequence[str | Path]], Program]
-"""Starts a program: its name, what to execute."""
+
+_SERVICES: Final = IPv4Network("10.0.0.0/24")
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where an API server and its etcd listen: an address and three ports of it."""
+    """Where an API server and its etcd listen: an address and three ports of it; and the range of Services."""
 
     address: str
     api: int
     etcd: int
     peer: int
+    services: IPv4Network = _SERVICES
 
 
 class ApiServer:
-    """A kube-apiserver and its etcd, running until :meth:`close`.
+    """A kube-apiserver and its etcd, running until their place is cleared.
 
     RBAC is on, and every request is in an audit log. There are no controllers unless somebody starts them: no
     namespace gets a ``default`` ServiceAccount (pods may be created without), nothing is garbage-collected, the
@@ -51,26 +54,30 @@ class ApiServer:
     """
 
     def __init__(
-        self, folder: Path, listen: Listen, launch: Launch, programs: Mapping[str, Path], *flags: str | Path
+        self,
+        here: Place,
+        authority: Authority,
+        listen: Listen,
+        programs: Mapping[str, Path],
+        *,
+        flags: Sequence[str | Path] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
+        self.folder = here.folder
         self.url = f"https://{listen.address}:{listen.api}"
         self.listen = listen
         self.programs = programs
-        self.authority = Authority(folder / "pki")
-        self.ca_file = self.authority.certificate
-        self.admin_kubeconfig = folder / "admin.kubeconfig"
-        self._launch = launch
+        self.authority = authority
+        self.ca_file = authority.certificate
+        self.admin_kubeconfig = self.folder / "admin.kubeconfig"
+        self._here = here
         self._flags = flags
+        self._prefix = prefix
         self._admin_token = secrets.token_hex(16)
         self._prepare()
-        self._etcd = self._start_etcd()
-        try:
-            self._api = self._start_api()
-            self._client = self.client()
-        except BaseException:
-            self._etcd.kill()
-            raise
+        self._start_etcd()
+        self._api = self._start_api()
+        self._client = self.client()
 
     def kubectl(self, *arguments: str | Path, input: str | None = None) -> str:  # noqa: A002 # as subprocess has it
         """What kubectl printed, run as admin.
@@ -100,26 +107,14 @@ class ApiServer:
     def expired_token(self, namespace: str, service_account: str, audience: str | None = None) -> str:
         """A token of that ServiceAccount as :meth:`token` gives it, that expired a minute ago."""
         fresh = self.token(namespace, service_account, audience)
-        return tokens.expired(fresh, self._service_accounts.key, now=datetime.now(UTC) - timedelta(minutes=1))
+        return tokens.expired(fresh, self.service_account_key, now=datetime.now(UTC) - timedelta(minutes=1))
 
     def kubeconfig_for(self, namespace: str, service_account: str, folder: Path) -> Path:
         """A kubeconfig with a bound token of that ServiceAccount, good for an hour."""
         path = folder / f"{namespace}-{service_account}.kubeconfig"
-        self.write_kubeconfig(path, self.token(namespace, service_account), namespace=namespace)
+        user = {"token": self.token(namespace, service_account)}
+        write_kubeconfig(path, self.url, self.ca_file, user, namespace=namespace)
         return path
-
-    def write_kubeconfig(self, path: Path, token: str, *, namespace: str = "default") -> None:
-        """Write a kubeconfig that presents this token."""
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {"server": self.url, "certificate-authority": str(self.ca_file)}}],
-            "users": [{"name": "lab", "user": {"token": token}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": namespace}}],
-        }
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     def requests(self, user: str | None = None) -> list[audit.Request]:
         """Requests answered so far (a watch counts when it begins), all or those of a user.
@@ -176,46 +171,45 @@ class ApiServer:
         self.start_api()
 
     def close(self) -> None:
-        """End both. The folder stays."""
+        """Close the connections. What runs ends with its place."""
         self._client.close()
-        self._api.kill()  # without an etcd it would not end otherwise
-        self._etcd.kill()
 
     def _prepare(self) -> None:
-        self._serving = self.authority.issue(
-            "apiserver", *NAMES, "127.0.0.1", self.listen.address, common_name="kube-apiserver"
-        )
-        self._service_accounts = self.authority.issue("service-accounts", "service-accounts")
+        addresses = {"127.0.0.1", self.listen.address, str(self.listen.services[1])}
+        self._serving = self.authority.issue("apiserver", *NAMES, *sorted(addresses), common_name="kube-apiserver")
+        self.service_account_key = self.authority.issue("service-accounts", "service-accounts").key
         self._token_file = self.folder / "tokens.csv"
         self._token_file.touch(mode=0o600)
         self._token_file.write_text(f'{self._admin_token},admin,admin,"system:masters"\n', encoding="utf-8")
         self._audit_log = self.folder / "audit.log"
         self._audit_policy = self.folder / "audit.json"
         self._audit_policy.write_text(json.dumps(audit.POLICY), encoding="utf-8")
-        self.write_kubeconfig(self.admin_kubeconfig, self._admin_token)
+        write_kubeconfig(self.admin_kubeconfig, self.url, self.ca_file, {"token": self._admin_token})
 
-    def _start_etcd(self) -> Program:
+    def _start_etcd(self) -> None:
         at = self.listen
         clients, peers = f"http://{at.address}:{at.etcd}", f"http://{at.address}:{at.peer}"
-        argv: list[str | Path] = [self.programs["etcd"], "--data-dir", self.folder / "etcd"]
+        argv: list[str | Path] = [*self._prefix, self.programs["etcd"], "--data-dir", self.folder / "etcd"]
         argv += ["--listen-client-urls", clients, "--advertise-client-urls", clients]
         argv += ["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]
         argv += ["--initial-cluster", f"default={peers}"]
-        return self._launch("etcd", argv).ready("etcd is ready", lambda: _answers(f"{clients}/health"))
+        self._here.start("etcd", argv).wait_until("etcd is ready", lambda: _answers(f"{clients}/health"))
 
     def _start_api(self) -> Program:
         argv: list[str | Path] = [
+            *self._prefix,
             self.programs["kube-apiserver"],
             f"--etcd-servers=http://{self.listen.address}:{self.listen.etcd}",
             f"--bind-address={self.listen.address}",
             f"--advertise-address={self.listen.address}",
             f"--secure-port={self.listen.api}",
+            f"--service-cluster-ip-range={self.listen.services}",
             f"--tls-cert-file={self._serving.certificate}",
             f"--tls-private-key-file={self._serving.key}",
             f"--client-ca-file={self.ca_file}",
             f"--token-auth-file={self._token_file}",
-            f"--service-account-key-file={self._service_accounts.key}",
-            f"--service-account-signing-key-file={self._service_accounts.key}",
+            f"--service-account-key-file={self.service_account_key}",
+            f"--service-account-signing-key-file={self.service_account_key}",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
@@ -223,12 +217,28 @@ class ApiServer:
             f"--audit-policy-file={self._audit_policy}",
             *self._flags,
         ]
-        program = self._launch("kube-apiserver", argv)
+        program = self._here.start("kube-apiserver", argv)
         client = self.client()
         try:
             return program.ready("the API server is ready", lambda: _ready(client))
         finally:
             client.close()
+
+
+def write_kubeconfig(
+    path: Path, server: str, ca_file: Path, user: Mapping[str, str], namespace: str = "default"
+) -> None:
+    """Write a kubeconfig for that API server; ``user`` is a token, or a client's certificate and key."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "lab",
+        "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority": str(ca_file)}}],
+        "users": [{"name": "lab", "user": user}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": namespace}}],
+    }
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _answers(url: str) -> bool:

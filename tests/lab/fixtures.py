@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.lab.alone import api_server_alone
 from tests.lab.apiserver import ApiServer
+from tests.lab.cluster import Cluster, cluster_of
 from tests.lab.errors import Missing
 
 
@@ -24,10 +25,34 @@ def api_server() -> Iterator[ApiServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of three nodes that run pods, for the whole session."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(cluster_of(3))
+        except Missing as error:
+            pytest.skip(str(error))
+        yield made
+
+
 @pytest.fixture
 def namespace(api_server: ApiServer) -> Iterator[str]:
-    """A namespace of the test's own; what is left in it afterwards is deleted."""
+    """A namespace of the test's own in ``api_server``; what is left in it afterwards is deleted."""
+    with _namespace(api_server) as name:
+        yield name
+
+
+@pytest.fixture
+def cluster_namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own in ``cluster``; what is left in it afterwards is deleted."""
+    with _namespace(cluster) as name:
+        yield name
+
+
+@contextmanager
+def _namespace(server: ApiServer) -> Iterator[str]:
     name = f"test-{secrets.token_hex(4)}"
-    api_server.add_namespace(name)
+    server.add_namespace(name)
     yield name
-    api_server.remove_namespace(name)
+    server.remove_namespace(name)

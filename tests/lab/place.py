@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tests.lab.errors import LabError
-from tests.processes import wait_for
+from tests.processes import Program, wait_for
+
+P = TypeVar("P", bound=Program)
 
 MARK: Final = "NODEOBS_LAB"
 """Variable in the environment of everything that a lab starts: the lab's folder."""
@@ -32,15 +36,31 @@ class Place:
         self.folder = folder
         self.lock = lock
         self.index = int(folder.name)
-
-    @property
-    def environ(self) -> dict[str, str]:
+        self.environ = {MARK: str(folder)}
         """What everything started here must have in its environment."""
-        return {MARK: str(self.folder)}
+        self._programs: list[Program] = []
+
+    def start(self, name: str, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> Program:
+        """Start a program; what it says is in ``NAME.log``."""
+        log = self.folder / f"{name.replace(' ', '-')}.log"
+        return self.keep(Program(name, argv, log=log, environ={**self.environ, **(environ or {})}))
+
+    def keep(self, program: P) -> P:
+        """Have a program that was started with ``environ`` waited for in the end."""
+        self._programs.append(program)
+        return program
+
+    def hand_over(self) -> None:
+        """Have the place owned by a process in it: it stays when this process ends, until :func:`take_over`."""
+        subprocess.Popen(
+            ["sleep", "infinity"], pass_fds=(self.lock,), env={**os.environ, **self.environ}, start_new_session=True
+        )
 
     def clear(self) -> None:
         """End everything that was started here and remove what is in the folder."""
         end_all(self.folder)
+        for program in self._programs:
+            program.process.wait()
         for entry in self.folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
@@ -53,15 +73,15 @@ class Place:
 
 
 def base(kind: str) -> Path:
-    """Where all labs of a kind are: the same for every process of a user, whatever its TMPDIR.
+    """Where all labs of a kind are: the same for every process of a user, whatever its TMPDIR. It need not exist.
 
     Raises:
         LabError: somebody else made that folder.
     """
-    folder = Path(f"/tmp/nodeobs-{kind}-{os.getuid()}")  # it must be the same for all; checked below
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise LabError(f"{folder} belongs to somebody else: remove it")
+    folder = Path(f"/tmp/nodeobs-{kind}-{os.getuid()}")
+    with suppress(FileNotFoundError):
+        if folder.lstat().st_uid != os.getuid():
+            raise LabError(f"{folder} belongs to somebody else: remove it")
     return folder
 
 
@@ -74,11 +94,25 @@ def claim(kind: str, clear: Callable[[Place], None] = Place.clear) -> Place:
     for left in abandoned(kind):
         clear(left)
         left.leave()
+    base(kind).mkdir(mode=0o700, exist_ok=True)
     for index in range(LABS):
         place = _take(base(kind) / str(index))
         if place is not None:
             return place
     raise LabError(f"there are {LABS} labs in {base(kind)} already: end some (make cluster-down)")
+
+
+def take_over(folder: Path) -> Place:
+    """The place that was handed over, with all its processes ended.
+
+    Raises:
+        LabError: another process owns it.
+    """
+    end_all(folder)
+    place = _take(folder)
+    if place is None:
+        raise LabError(f"{folder} belongs to a process that is still running")
+    return place
 
 
 def abandoned(kind: str) -> Iterator[Place]:
@@ -94,12 +128,23 @@ def end_all(folder: Path) -> None:
 
     def none_left() -> bool:
         found = started_in(folder)
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _end(found)
         return not found
 
     wait_for(f"the end of what was started in {folder}", none_left, seconds=20)
+
+
+def _end(processes: Sequence[int]) -> None:
+    """Kill them and wait for it: a node's first process is gone only after all in its process namespace are."""
+    with ExitStack() as stack:
+        handles = []
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(pid))
+                stack.callback(os.close, handles[-1])
+                signal.pidfd_send_signal(handles[-1], signal.SIGKILL)
+        for handle in handles:
+            select.select([handle], [], [], 20)
 
 
 def started_in(folder: Path) -> list[int]:
