@@ -33,8 +33,10 @@ log = structlog.get_logger(__name__)
 K = TypeVar("K", bound=Hashable)
 
 ANSWER_SECONDS: Final = 5.0
-AT_ONCE: Final = 48
+AT_ONCE: Final = 20
 """Threads that may wait for reviews: a hanging API server must not hold all of them."""
+PATIENCE_SECONDS: Final = 0.5
+"""How long others may wait for their turn: many callers at once are no reason to refuse some of them."""
 
 
 class Reviewer:
@@ -50,12 +52,14 @@ class Reviewer:
         *,
         seconds: float = ANSWER_SECONDS,
         at_once: int = AT_ONCE,
+        patience: float = PATIENCE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._seconds = seconds
         self._monotonic = monotonic
         self._at_once = at_once
+        self._patience = patience
         self._free = threading.BoundedSemaphore(at_once)
         self._lock = threading.Lock()
         self._tokens: Memory[bytes] = Memory()
@@ -106,7 +110,7 @@ class Reviewer:
             known = memory.get(key, now=self._monotonic())
         if known is not None:
             return known
-        if not self._free.acquire(blocking=False):
+        if not self._free.acquire(timeout=self._patience):
             raise unknown(f"{self._at_once} wait for the API server to say who they are, which is the most at once")
         try:
             return self._ask_once(memory, key, ask)

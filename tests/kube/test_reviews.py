@@ -320,8 +320,19 @@ def test_a_failure_reaches_all_who_wait_for_it(reviewer: Reviewer, server: Revie
         assert all(isinstance(answer.exception(), AccessUnknown) for answer in answers)
 
 
+def test_many_callers_at_once_are_all_answered(client: KubeClient, server: ReviewServer) -> None:
+    reviewer = Reviewer(client, at_once=2, patience=30, seconds=30)
+    server.held = threading.Event()
+    with ThreadPoolExecutor(30) as pool:
+        answers = [pool.submit(reviewer.authenticate, "token-of-ada") for _ in range(30)]
+        wait_for("the review has come", lambda: bool(server.tokens), seconds=30)
+        server.held.set()
+        assert {answer.result().user for answer in answers} == {"ada"}
+    assert len(server.tokens) == 1
+
+
 def test_only_so_many_threads_wait_for_reviews(client: KubeClient, server: ReviewServer) -> None:
-    reviewer = Reviewer(client, at_once=3)
+    reviewer = Reviewer(client, at_once=3, patience=0, seconds=30)
     reviewer.authenticate("token-of-ada")
     server.held = threading.Event()
     numbers = itertools.count()
