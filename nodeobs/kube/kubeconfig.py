@@ -152,7 +152,7 @@ class Kubeconfig:
 
     def _unusable(self, error: Exception) -> ConfigurationError:
         # The package names a place by the whole entry, with the token in it.
-        said = re.sub(r"[{\[].*", "...", str(error) or type(error).__name__, flags=re.DOTALL)
+        said = re.sub(r"[{\[]['\"].*", "...", str(error) or type(error).__name__, flags=re.DOTALL)
         return ConfigurationError(f"the kubeconfig {self._name} cannot be used: {said}")
 
 
