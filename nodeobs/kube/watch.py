@@ -250,6 +250,7 @@ class Reflector(Generic[T]):
         self._objects: dict[tuple[str, str], T] | None = None
         self._since = ""
         """Revision to watch from; empty: list first."""
+        self._watching = False
         self._thread = threading.Thread(target=self._run, name=f"reflector {path}", daemon=True)
 
     def start(self) -> None:
@@ -266,6 +267,11 @@ class Reflector(Generic[T]):
     def has_synced(self) -> bool:
         """Whether it has listed once."""
         return self._objects is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has listed and is watching: what it knows is a moment old at most, as far as one can tell."""
+        return self._watching
 
     def items(self) -> tuple[T, ...]:
         """All objects, in no particular order.
@@ -304,6 +310,7 @@ class Reflector(Generic[T]):
             except Exception:  # a thread's edge
                 log.exception("following the API server failed, listing again", path=self._path)
                 self._since = ""
+            self._watching = False
             self._stop.wait(backoff.after(time.monotonic() - began))
 
     def _follow(self) -> None:
@@ -311,6 +318,7 @@ class Reflector(Generic[T]):
         if not self._since:
             self._list()
         seconds = _WATCH_SECONDS * self._randomness.uniform(1.0, 2.0)
+        self._watching = True
         for event in watch_events(
             self._client, self._path, self._since, params=self._params, seconds=seconds, stop=self._stop
         ):

@@ -35,7 +35,7 @@ from nodeobs.kube.reviews import ResourceRight
 from nodeobs.metrics import Metrics
 from nodeobs.model import API_VERSION, GROUP, NodeObservability, Resource, Run, from_builtins
 from nodeobs.runs.oddities import odd_in_observability, odd_in_run
-from nodeobs.runs.rules import CREATED_BY, admit, check_observability, may_change
+from nodeobs.runs.rules import CREATED_BY, check_observability, check_run, may_change, may_exist, may_start
 from nodeobs.store.base import Reader
 
 Kind = TypeVar("Kind", bound=Resource)
@@ -124,8 +124,7 @@ class Admission:
         run = _decode(request, Run)
         if request.user_info.username != self._own_user():  # which has asked already whether its caller may
             self._check_foreign(request, run)
-        self._check_rules(run)
-        return odd_in_run(run, observability=_known(self._reader, run.spec.node_observability_ref.name))
+        return odd_in_run(run, observability=self._check_rules(run))
 
     def _check_change(self, request: AdmissionRequest) -> None:
         """Let pass whatever leaves the spec alone: finalizers and the like, of objects of any age."""
@@ -147,13 +146,29 @@ class Admission:
         right = ResourceRight(verb="use", resource=OBSERVABILITIES, name=name)
         self._reviewer.require(request.user_info.identity(), right)
 
-    def _check_rules(self, run: Run) -> None:
-        """Ask the store too before refusing: what was created or has ended just now is not in memory yet."""
-        check = admit(run, now=self._now)
+    def _check_rules(self, run: Run) -> NodeObservability | None:
+        """The Run's NodeObservability, where the rules let it pass.
+
+        What memory says against it is looked at once more: something was created, or has ended, just now.
+        """
+        check_run(run.spec)
+        name = run.spec.node_observability_ref.name
+        observability = _find(self._reader, NodeObservability, name)
         try:
-            check(self._reader)
+            may_exist(run, observability=observability)
         except (Refused, InvalidInput):
-            check(self._store)
+            observability = _find(self._store, NodeObservability, name)
+            may_exist(run, observability=observability)
+        others = {other.key: other for other in self._reader.list(Run, unfinished=True)}
+        while True:
+            try:
+                may_start(run, runs=others.values(), now=self._now())
+            except RunInProgress as error:
+                seen = others.pop(error.holder)
+                now = _find(self._store, Run, seen.metadata.name, seen.metadata.namespace)
+                may_start(run, runs=[now] if now is not None else [], now=self._now())
+            else:
+                return observability
 
 
 def _check_observability(request: AdmissionRequest) -> Iterable[str]:
@@ -183,9 +198,9 @@ def _decode_as(raw: Raw, request: AdmissionRequest, kind: type[Kind]) -> Kind:
     return from_builtins(raw, kind)
 
 
-def _known(reader: Reader, name: str) -> NodeObservability | None:
+def _find(reader: Reader, kind: type[Kind], name: str, namespace: str = "") -> Kind | None:
     try:
-        return reader.get(NodeObservability, name)
+        return reader.get(kind, name, namespace)
     except NotFound:
         return None
 

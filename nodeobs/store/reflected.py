@@ -13,22 +13,27 @@ from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import OBSERVABILITIES, RUNS
 from nodeobs.kube.watch import Reflector
 from nodeobs.model import NodeObservability, Phase, Run, decode_json
-from nodeobs.store.base import R
+from nodeobs.store.base import R, Reader
 
 _UNFINISHED = ",".join(f"status.phase!={phase.value}" for phase in Phase if phase.final)
 
 
 @dataclass(frozen=True)
 class ReflectedReader:
-    """A :class:`~nodeobs.store.base.Reader` of NodeObservabilities and unfinished Runs, a moment behind."""
+    """A :class:`~nodeobs.store.base.Reader` of NodeObservabilities and unfinished Runs, a moment behind.
 
+    While one of them cannot be followed, ``store`` is read instead.
+    """
+
+    store: Reader
     observabilities: Reflector[NodeObservability]
     runs: Reflector[Run]
 
     @classmethod
-    def of(cls, client: KubeClient, *, randomness: Random) -> ReflectedReader:
+    def of(cls, client: KubeClient, store: Reader, *, randomness: Random) -> ReflectedReader:
         """Follow them at that API server, from :meth:`start` on."""
         return cls(
+            store,
             Reflector(
                 client,
                 OBSERVABILITIES.collection(),
@@ -55,23 +60,19 @@ class ReflectedReader:
         self.runs.close()
 
     def get(self, kind: type[R], name: str, namespace: str = "") -> R:
-        """The object; see :class:`~nodeobs.store.base.Reader`.
-
-        Raises:
-            StoreUnavailable: the kind has not been listed yet.
-        """
-        found = self._following(kind).get(name, namespace)
+        """The object; see :class:`~nodeobs.store.base.Reader`."""
+        following = self._following(kind)
+        if not following.is_current:
+            return self.store.get(kind, name, namespace)
+        found = following.get(name, namespace)
         if found is None:
             raise NotFound(f"there is no {kind.KIND} {name!r}")
         return found
 
-    def list(self, kind: type[R], *, unfinished: bool = False) -> Sequence[R]:  # noqa: ARG002 - no others are followed
-        """All objects, in no particular order; see :class:`~nodeobs.store.base.Reader`.
-
-        Raises:
-            StoreUnavailable: the kind has not been listed yet.
-        """
-        return self._following(kind).items()
+    def list(self, kind: type[R], *, unfinished: bool = False) -> Sequence[R]:
+        """All objects, in no particular order; see :class:`~nodeobs.store.base.Reader`."""
+        following = self._following(kind)
+        return following.items() if following.is_current else self.store.list(kind, unfinished=unfinished)
 
     def _following(self, kind: type[R]) -> Reflector[R]:
         return cast("Reflector[R]", self.runs if kind is Run else self.observabilities)

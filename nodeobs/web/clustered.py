@@ -51,7 +51,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         service=settings.agent_service,
     )
     recorder = EventRecorder(client, now=utc_now, instance=holder)
-    reader = ReflectedReader.of(client, randomness=randomness)
+    reader = ReflectedReader.of(client, store, randomness=randomness)
     keeper = None
     if (certificate := own_certificate(settings)) is not None:
         keeper = CertificateKeeper(

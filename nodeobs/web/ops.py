@@ -8,10 +8,11 @@ from flask import Blueprint, Response, request
 from prometheus_client.exposition import choose_encoder
 
 from nodeobs import __version__
-from nodeobs.errors import NotFound, ProfilerInUse, StoreUnavailable
+from nodeobs.errors import NotFound, ProfilerInUse
 from nodeobs.model import NodeObservability, encode_json
 from nodeobs.web.bodies import integer_query, refuse_unknown_queries
 from nodeobs.web.openapi import openapi
+from nodeobs.web.problems import problem
 from nodeobs.web.services import services
 
 blueprint = Blueprint("ops", __name__)
@@ -47,10 +48,10 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Requests can be served: the store can be read, and the API server can trust us. Else the error handler's 503."""
+    """Requests can be served: the API server can trust us, and the store can be read (or 503 says why)."""
     admission = services().admission
     if admission is not None and not admission.published:
-        raise StoreUnavailable("the certificate of the webhooks is not published yet")
+        return problem(503, "the certificate of the webhooks is not published yet", headers={"Retry-After": "1"})
     with suppress(NotFound):
         services().store.get(NodeObservability, "readyz")
     return Response("ok\n", content_type="text/plain; charset=utf-8")

@@ -128,6 +128,7 @@ class KubeWorld:
         self.replicas += made
         for replica in made:
             replica.wait_ready()
+        wait_for("the API server calls the webhooks", self._is_called, seconds=15)
 
     def agents(self, *behaviours: Behaviour) -> FleetThread:
         """Have these agents, each on a node of its own, and no others."""
@@ -238,6 +239,15 @@ class KubeWorld:
             with suppress(NodeobsError):
                 self.api.remove_namespace(namespace)
         self.admin.close()
+
+    def _is_called(self) -> bool:
+        """Whether it knows the endpoints by now; there is no resource to ask it that."""
+        document = {"apiVersion": API_VERSION, "kind": "NodeObservability", "metadata": {"name": "is-called"}}
+        try:
+            self.admin.request("POST", OBSERVABILITIES.collection(), document, params={"dryRun": "All"})
+        except NodeobsError:
+            return False
+        return True
 
     def _endpoint(self, service: str, namespace: str, name: str, port: int, *, node: str = "") -> None:
         endpoint: Object = {"addresses": [self.address], "conditions": {"ready": True}}

@@ -38,6 +38,7 @@ from nodeobs.runs.admission import Admission
 from nodeobs.runs.oddities import odd_in_observability, odd_in_run
 from nodeobs.runs.rules import CREATED_BY
 from nodeobs.store.base import Reader
+from nodeobs.store.kube import KubeStore
 from nodeobs.store.reflected import ReflectedReader
 from nodeobs.store.sqlite import SqliteStore
 from nodeobs.web import create_app
@@ -109,6 +110,10 @@ class World:
             )
             self._client = create_app(replace_services(self.services, admission=admission)).test_client()
         return self._client
+
+    def restart(self) -> None:
+        """Make the application anew."""
+        self._client = None
 
     def know(self, *resources: Run | NodeObservability) -> None:
         """Store these, and let the memory have caught up."""
@@ -199,8 +204,12 @@ def test_asking_reserves_nothing(world: World) -> None:
 
 def test_what_memory_does_not_know_yet_is_looked_up_before_a_run_is_refused(world: World) -> None:
     world.services.store.create(make_observability())
-    world.memory.create(make_run("first"))
+    for name in ("ended", "deleted"):
+        world.memory.create(make_run(name))
+    world.services.store.create(make_run("ended", phase=Phase.SUCCEEDED))
     world.allows(question(make_run("second")))
+    world.know(make_run("going", phase=Phase.RUNNING))
+    world.denies(question(make_run("second")), 409, "Conflict", "ConcurrentRun")
 
 
 @pytest.mark.parametrize(
@@ -374,10 +383,15 @@ def test_warnings_are_short_enough_to_be_shown(run: Run, name: str) -> None:
     assert max(map(len, warnings)) <= 120
 
 
-def test_until_it_knows_the_runs_it_decides_nothing(world: World) -> None:
-    world.reader = ReflectedReader.of(world.kube, randomness=random.Random(1))
+def test_what_is_not_followed_yet_is_read_and_where_it_cannot_be_nothing_is_decided(world: World) -> None:
+    world.know(make_observability(), make_run("first"))
+    world.reader = ReflectedReader.of(world.kube, world.services.store, randomness=random.Random(1))
+    world.denies(question(make_run("second")), 409, "Conflict", "ConcurrentRun")
+    store = KubeStore(world.kube, namespace="nodeobs")  # answers 501 to whoever reads
+    world.reader = ReflectedReader.of(world.kube, store, randomness=random.Random(1))
+    world.restart()
     answer = world.client.post(VALIDATE, json=question(make_run()))
-    assert_problem(answer, 503, "not been listed yet")
+    assert_problem(answer, 503, "cannot answer")
     assert answer.headers["Retry-After"] == "1"
     assert world.count("false", "Unavailable") == 1
     world.allows(question(make_run("x", cancel=True), old=make_run("x")))

@@ -46,7 +46,7 @@ def unready(services: Services, tmp_path: Path) -> Iterator[Services]:
         kubeconfig = server.kubeconfig(tmp_path / "kubeconfig")
     with closing(KubeClient(load_credentials(kubeconfig=kubeconfig, environ={}))) as kube:
         admission = Admission(
-            reader=ReflectedReader.of(kube, randomness=random.Random(1)),
+            reader=ReflectedReader.of(kube, services.store, randomness=random.Random(1)),
             store=services.store,
             reviewer=Reviewer(kube),
             own_user=lambda: "nodeobs",
