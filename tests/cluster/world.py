@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -33,6 +33,13 @@ DEFINITIONS = ResourcePath("/apis/apiextensions.k8s.io/v1", "customresourcedefin
 FINAL = ("Succeeded", "Failed", "Rejected", "Cancelled")
 
 Object = dict[str, Any]
+
+
+class Listening(Protocol):
+    """What listens at a port of this machine's address."""
+
+    name: str
+    port: int
 
 
 class Replica:
@@ -217,11 +224,11 @@ class KubeWorld:
         made: Object = json.loads(self.admin.request("PATCH", path, change, content_type=MERGE))
         return made
 
-    def publish(self, replica: Replica) -> None:
+    def publish(self, replica: Listening) -> None:
         """Have the API server call a replica for its webhooks."""
         self._endpoint("nodeobs", self.namespace, replica.name, replica.port)
 
-    def withdraw(self, replica: Replica) -> None:
+    def withdraw(self, replica: Listening) -> None:
         """Have the API server call a replica no more."""
         self._delete(ENDPOINT_SLICES.item(f"nodeobs-{replica.name}", self.namespace))
 
