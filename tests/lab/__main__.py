@@ -73,7 +73,8 @@ def enter(member: str, command: tuple[str, ...]) -> None:
 @main.command("tools")
 def tools_() -> None:
     """Bring the programs into the cache: those of Debian's packages (as root), the rest built with Go."""
-    tools.bring(click.echo)
+    tools.build(click.echo)
+    tools.install(click.echo)
 
 
 def _the_cluster() -> kept.Kept:

@@ -43,12 +43,12 @@ _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 Say = Callable[[str], None]
 
 
-def bring(say: Say, environ: Mapping[str, str] = os.environ) -> None:
-    """Bring everything; what is there already stays as it is.
+def build(say: Say, environ: Mapping[str, str] = os.environ) -> None:
+    """Build every program that is not in the cache.
 
     Raises:
-        Missing: Go, or (for who is not root) a Debian package is not there.
-        LabError: something cannot be installed or built; what was finished before stays.
+        Missing: there is no Go that can do it.
+        LabError: one cannot be built; those that were finished before stay.
     """
     folder = cache(environ)
     wanted = [name for name in (*_KUBERNETES, *_OTHERS) if not (folder / "bin" / name).exists()]
@@ -60,8 +60,27 @@ def bring(say: Say, environ: Mapping[str, str] = os.environ) -> None:
             began = time.monotonic()
             go.build(name)
             say(f"[{number}/{len(wanted)}] {name}: {time.monotonic() - began:.0f} s")
-    _packages(say)
-    say(f"Everything is there; what was built is in {folder / 'bin'}")
+    say(f"In {folder / 'bin'} is everything that is built.")
+
+
+def install(say: Say) -> None:
+    """Install Debian's packages of the programs that are missing.
+
+    Raises:
+        Missing: some are, and this is not root, or not Debian.
+        LabError: apt-get failed.
+    """
+    missing = {package for program, package in _PACKAGES.items() if find(program) is None}
+    missing |= {"containernetworking-plugins"} if not CNI.is_dir() else set()
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *sorted(missing)]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise Missing(f"on this machine there is no {', '.join(sorted(missing))}: as root, {' '.join(command)}")
+    say(f"installing {', '.join(sorted(missing))} ...")
+    with _no_services():
+        _run(["apt-get", "update", "--quiet"], {**os.environ})
+        _run(command, {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
 class _Go:
@@ -71,6 +90,10 @@ class _Go:
         go = shutil.which("go", path=f"{environ.get('PATH', '')}{os.pathsep}/usr/local/go/bin")
         if go is None:
             raise Missing("there is no Go to build the programs with: install 1.21 or newer (https://go.dev/dl)")
+        version = _run([go, "env", "GOVERSION"], environ, cwd="/").strip()
+        number = re.match(r"go1\.(\d+)", version)
+        if number and int(number[1]) < 21:  # from there on, one fetches the Go that Kubernetes wants
+            raise Missing(f"{go} is {version}: install 1.21 or newer (https://go.dev/dl)")
         self._go = go
         self._folder = folder
         self._environ = {**environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=mod"}
@@ -112,41 +135,20 @@ class _Go:
         description.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _run(self, *arguments: str, cwd: Path | str, **environ: str) -> str:
-        argv = [self._go, *arguments]
-        done = subprocess.run(
-            argv, cwd=cwd, env={**self._environ, **environ}, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise LabError(f"{' '.join(argv)} failed:\n{done.stderr[-4000:]}")
-        return done.stdout
+        return _run([self._go, *arguments], {**self._environ, **environ}, cwd=cwd)
+
+
+def _run(argv: list[str], environ: Mapping[str, str], *, cwd: Path | str | None = None) -> str:
+    done = subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{' '.join(argv)} failed:\n{done.stderr[-4000:]}")
+    return done.stdout
 
 
 def _ldflags() -> str:
     major, minor, _ = KUBERNETES.split(".")
     values = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
     return "-s -w " + " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
-
-
-def _packages(say: Say) -> None:
-    missing = {package for program, package in _PACKAGES.items() if find(program) is None}
-    missing |= {"containernetworking-plugins"} if not CNI.is_dir() else set()
-    if not missing:
-        return
-    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *sorted(missing)]
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Missing(f"on this machine there is no {', '.join(sorted(missing))}: as root, {' '.join(command)}")
-    say(f"installing {', '.join(sorted(missing))} ...")
-    with _no_services():
-        for argv in (["apt-get", "update", "--quiet"], command):
-            done = subprocess.run(
-                argv,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise LabError(f"{' '.join(argv)} failed:\n{done.stderr[-4000:]}")
 
 
 @contextmanager
