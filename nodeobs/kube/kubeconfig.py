@@ -42,6 +42,7 @@ class Kubeconfig:
     """
 
     def __init__(self, files: tuple[Path, ...], context: str | None = None) -> None:
+        self._kubeconfigs = files
         self._name = os.pathsep.join(map(str, files))
         try:
             merger = KubeConfigMerger(self._name)
@@ -55,7 +56,6 @@ class Kubeconfig:
             raise self._unusable(error) from None  # its text may hold tokens
         self._user_name = str(chosen.get("user"))
         self.namespace = str(chosen.get("namespace") or "default")
-        self._kubeconfigs = files
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -99,7 +99,7 @@ class Kubeconfig:
         for path, document in self._read.items():
             for entry in document.get("users") or ():
                 if entry["name"] == name:
-                    return Path(path), entry.get("user") or {}
+                    return Path(path), _checked(entry.get("user") or {})
         return Path(), {}
 
     def _token_file(self) -> Path | None:
@@ -130,7 +130,7 @@ class Kubeconfig:
 
     def _hint(self) -> str:
         if "exec" in self._user:
-            command = (self._user["exec"] or {}).get("command")
+            command = self._user["exec"].get("command")
             return f"its exec plugin {command!r} failed; what it said is in the log, run it by hand to see more"
         if "auth-provider" in self._user:
             return "its auth-provider is not supported, or has no valid id-token; log in again with its own tool"
@@ -151,9 +151,21 @@ class Kubeconfig:
             log.warning("a renewed token cannot be kept", kubeconfig=str(self._user_file), error=type(error).__name__)
 
     def _unusable(self, error: Exception) -> ConfigurationError:
-        # The package names a place by the whole entry, with the token in it.
-        said = re.sub(r"[{\[]['\"].*", "...", str(error) or type(error).__name__, flags=re.DOTALL)
+        # The package names a place by the file and the whole entry, with the token in it.
+        said = str(error) or type(error).__name__
+        for path in self._kubeconfigs:
+            said = re.sub(f"{re.escape(str(path))}/.*", f"{path}/...", said, flags=re.DOTALL)
+        said = re.sub(r"[{\[]['\"].*", "...", said, flags=re.DOTALL)
         return ConfigurationError(f"the kubeconfig {self._name} cannot be used: {said}")
+
+
+def _checked(user: dict[str, Any]) -> dict[str, Any]:
+    """The user, of the shape that is relied on here; the rest is the package's."""
+    provider = user.get("auth-provider") or {}
+    maps = (user, user.get("exec", {}), provider, provider.get("config") or {})
+    if not all(isinstance(part, dict) for part in maps) or not isinstance(user.get("tokenFile", ""), str):
+        raise TypeError("the user is not what it should be: user, exec and auth-provider are maps, tokenFile a path")
+    return user
 
 
 def _expiry(authorization: str) -> datetime | None:

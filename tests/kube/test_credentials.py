@@ -370,7 +370,20 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize(
+    "user",
+    [1, [1], {"tokenFile": 1}, {"exec": 1}, {"exec": None}, {"auth-provider": 1}, {"auth-provider": {"config": 1}}],
+)
+def test_a_user_of_another_shape_is_refused(tmp_path: Path, clock: Clock, user: object) -> None:
+    path = write(tmp_path / "config", {})
+    document = yaml.safe_load(path.read_text())
+    document["users"][0]["user"] = user
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError, match=str(path)):
+        load(path, clock)
+
+
+@settings(max_examples=150, deadline=None)
 @given(parts=st.dictionaries(st.sampled_from(["users", "clusters", "contexts", "current-context"]), _VALUES))
 def test_no_kubeconfig_does_worse_than_a_clear_error(
     tmp_path_factory: pytest.TempPathFactory, parts: dict[str, object]

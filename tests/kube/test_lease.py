@@ -232,6 +232,15 @@ def test_a_leader_that_was_replaced_notices(replica: Replica, kept: OneLease) ->
     assert kept.spec["holderIdentity"] == "other"
 
 
+def test_releasing_takes_nothing_from_who_has_taken_over(replica: Replica, kept: OneLease) -> None:
+    one = replica("one", renew=600.0)  # as good as stopped
+    one.try_acquire()
+    kept.edit(holderIdentity="other", leaseTransitions=2)
+    assert one.held()
+    one.release()
+    assert kept.spec["holderIdentity"] == "other"
+
+
 def test_a_note_on_the_lease_does_not_end_the_term(replica: Replica, kept: OneLease) -> None:
     one = replica("one", renew=0.05)
     one.try_acquire()
@@ -430,7 +439,9 @@ def test_a_leader_outlives_the_api_servers_restart(api_server: ApiServer, admin:
     wait_for("it is made again", lambda: _exists(admin, path), seconds=10)
     leader.release()
     assert json.loads(admin.get(path))["spec"]["leaseTransitions"] == 1
-    assert contender(admin, namespace, "other").try_acquire() == 2
+    other = contender(admin, namespace, "other")
+    assert other.try_acquire() == 2
+    other.release()
 
 
 def _exists(client: KubeClient, path: str) -> bool:
