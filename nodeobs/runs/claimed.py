@@ -99,6 +99,8 @@ class ClaimedRun:
         def attempt() -> Run:
             while True:
                 stored = self._store.get(Run, self.run.metadata.name, self.run.metadata.namespace)
+                if stored.finished and stored.status.driver == self._claim:
+                    return stored  # written by an earlier attempt, whose answer was lost
                 self._check_ours(stored)
                 with suppress(Conflict):
                     return self._store.update(change(stored))

@@ -57,7 +57,8 @@ class Leadership(Protocol):
 class Controller:
     """Drives the Runs of a store for as long as this process leads.
 
-    ``beside`` are bodies of threads that run meanwhile, such as the housekeeping; each ends soon after its event is set.
+    ``beside`` are bodies of threads that run meanwhile, such as the housekeeping; each ends soon after its event is
+    set.
     """
 
     def __init__(

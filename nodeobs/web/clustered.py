@@ -31,6 +31,7 @@ from nodeobs.web.clock import utc_now
 from nodeobs.web.parts import Background, Parts
 from nodeobs.web.server import own_certificate
 
+_CREATIONS = 32
 _ADMISSION_SECONDS = 2.0
 """For asking who may use a NodeObservability, while the API server waits for our answer to its question."""
 
@@ -101,6 +102,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         locate=roster.locate,
         recorder=recorder,
         admission=admission,
+        creations=_CREATIONS,
         beside_leading=(Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run,),
         start=start,
     )

@@ -30,6 +30,7 @@ from nodeobs.web import create_app
 from nodeobs.web.clock import utc_now
 from nodeobs.web.parts import Parts
 from nodeobs.web.services import Services
+from nodeobs.web.slots import Slots
 from nodeobs.web.standalone import standalone_parts
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ def build(settings: Settings) -> Services:
         rules=rules,
         access=parts.access,
         admission=parts.admission,
+        creations=Slots(parts.creations, what="creations of Runs"),
         admit=partial(admit, now=utc_now),
         now=utc_now,
         suffix=partial(secrets.token_hex, 4),

@@ -13,6 +13,7 @@ from nodeobs.runs.announcements import Recorder
 from nodeobs.runs.controller import Leadership
 from nodeobs.store.base import Store
 from nodeobs.web.access import Access
+from nodeobs.web.services import THREADS
 
 if TYPE_CHECKING:
     from nodeobs.runs.admission import Admission
@@ -38,6 +39,8 @@ class Parts:
     """Where an agent is now that does not answer where it was."""
     recorder: Recorder | None = None
     admission: Admission | None = None
+    creations: int = THREADS
+    """Runs that may be in creation at once."""
     beside_leading: tuple[Background, ...] = ()
     start: Callable[[ExitStack, threading.Event], None] = _start_nothing
     """Start what every replica runs; the stack ends it."""

@@ -26,7 +26,6 @@ THREADS = 128
 _LONG_POLLS = 48
 _DOWNLOADS = 24
 _LARGE_CONVERSIONS = 2
-_CREATIONS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +51,8 @@ class Services:
     """Set once, when the process is to end: streams and long polls end then."""
     long_polls: Slots = field(default_factory=lambda: Slots(_LONG_POLLS, what="long polls"))
     downloads: Slots = field(default_factory=lambda: Slots(_DOWNLOADS, what="downloads"))
-    creations: Slots = field(default_factory=lambda: Slots(_CREATIONS, what="creations of Runs"))
-    """In a cluster each waits for the API server, which waits for our own answer to its admission review."""
+    creations: Slots = field(default_factory=lambda: Slots(THREADS, what="creations of Runs"))
+    """In a cluster fewer: each waits for the API server, which waits for our own answer to its admission review."""
     large_conversions: Slots = field(default_factory=lambda: Slots(_LARGE_CONVERSIONS, what="large conversions"))
 
 

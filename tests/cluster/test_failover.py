@@ -78,7 +78,7 @@ def test_a_leader_that_is_told_to_end_hands_over_within_two_seconds(world: KubeW
 
 def test_a_run_finishes_although_the_api_server_was_away_for_a_minute(world: KubeWorld) -> None:
     fleet = begin(world, seconds=3)
-    world.api.stop_api()
+    world.api.stop_api(kill=True)
     wait_for("agents have delivered", lambda: all(agent.asked("GET", ".pb.gz") for agent in fleet.agents))
     busy = {replica.name: _cpu_seconds(replica) for replica in world.replicas}
     began = time.monotonic()

@@ -51,7 +51,8 @@ def test_a_service_that_starts_with_old_objects_alone_becomes_ready_and_rewrites
 
     parent = old("NodeObservability", "nodeobservability-sample", {"labels": {"role": "worker"}})
     wait_for("the old version is stored", lambda: created(f"{root}/nodeobservabilities", parent))
-    run = old("NodeObservabilityRun", "old", {"nodeObservabilityRef": {"name": "nodeobservability-sample"}})
+    spec = {"nodeObservabilityRef": {"name": "nodeobservability-sample"}, "durationSeconds": 1}
+    run = old("NodeObservabilityRun", "old", spec)
     world.create(f"{root}/namespaces/{world.namespace}/nodeobservabilityruns", run)
     world.install()
     world.agents(Behaviour())
@@ -61,6 +62,10 @@ def test_a_service_that_starts_with_old_objects_alone_becomes_ready_and_rewrites
     assert done["status"]["phase"] == "Succeeded", done["status"]
     for plural in ("nodeobservabilities", "nodeobservabilityruns"):
         wait_for(f"{plural} are rewritten", lambda: stored_versions(world, plural) == ["v1beta1"], seconds=60)  # noqa: B023
-    kept = json.loads(world.api.kubectl("get", "nob.v1alpha1." + GROUP, "nodeobservability-sample", "-o", "json"))
+    kept = json.loads(
+        world.api.kubectl("get", f"nodeobservabilities.v1alpha1.{GROUP}", "nodeobservability-sample", "-o", "json")
+    )
     assert kept["spec"]["labels"] == {"role": "worker"}
-    world.api.kubectl("delete", "nobr.v1alpha1." + GROUP, "old", "-n", world.namespace, "--timeout=30s")
+    world.api.kubectl(
+        "delete", f"nodeobservabilityruns.v1alpha1.{GROUP}", "old", "-n", world.namespace, "--timeout=30s"
+    )
