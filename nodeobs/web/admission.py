@@ -11,7 +11,7 @@ from werkzeug.exceptions import BadRequest
 from nodeobs.errors import AccessUnknown, InvalidInput, StoreUnavailable
 from nodeobs.kube.admission import AdmissionQuestion
 from nodeobs.model import decode_json, encode_json
-from nodeobs.web.bodies import read_body
+from nodeobs.web.bodies import read_body, room_for_body
 from nodeobs.web.conversion import convert
 from nodeobs.web.problems import problem
 from nodeobs.web.services import services
@@ -32,7 +32,7 @@ def validate() -> Response:
     """Answer an AdmissionReview."""
     known = services()
     assert known.admission is not None, "registered only where there is one"
-    with known.metrics.webhook_duration.labels("validate").time():
+    with known.metrics.webhook_duration.labels("validate").time(), room_for_body(known.large_reviews):
         try:
             question = decode_json(read_body(limit=MAX_BYTES), AdmissionQuestion)
         except InvalidInput as error:

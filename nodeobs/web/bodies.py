@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, TypeVar
 
 import msgspec
 from flask import request
@@ -15,6 +16,9 @@ from nodeobs.errors import InvalidInput
 from nodeobs.model import Document, from_builtins, to_builtins
 from nodeobs.web.schemas import explain
 from nodeobs.web.services import services
+from nodeobs.web.slots import Slots
+
+LARGE_BYTES: Final = 256 * 1024
 
 D = TypeVar("D", bound=Document)
 
@@ -42,6 +46,16 @@ def read_body(*, limit: int | None = None) -> bytes:
     if len(body) > limit:
         raise RequestEntityTooLarge
     return body
+
+
+def room_for_body(slots: Slots) -> AbstractContextManager[None]:
+    """Holds one of the ``slots`` while a large body is dealt with; a small one needs none.
+
+    Raises (when entered):
+        ServiceUnavailable: none is free.
+    """
+    size = request.content_length
+    return nullcontext() if size is not None and size <= LARGE_BYTES else slots.held()
 
 
 def read_document(kind: type[D]) -> D:

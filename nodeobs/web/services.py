@@ -25,7 +25,8 @@ THREADS = 128
 
 _LONG_POLLS = 48
 _DOWNLOADS = 24
-_LARGE_CONVERSIONS = 2
+_LARGE_CONVERSIONS = 1
+_LARGE_REVIEWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Services:
     creations: Slots = field(default_factory=lambda: Slots(THREADS, what="creations of Runs"))
     """In a cluster fewer: each waits for the API server, which waits for our own answer to its admission review."""
     large_conversions: Slots = field(default_factory=lambda: Slots(_LARGE_CONVERSIONS, what="large conversions"))
+    large_reviews: Slots = field(default_factory=lambda: Slots(_LARGE_REVIEWS, what="large reviews"))
+    """Whoever asks for these has no credentials, and a document takes seven times its size in memory."""
 
 
 def services() -> Services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_services
 from pathlib import Path
@@ -42,6 +42,7 @@ from nodeobs.store.kube import KubeStore
 from nodeobs.store.reflected import ReflectedReader
 from nodeobs.store.sqlite import SqliteStore
 from nodeobs.web import create_app
+from nodeobs.web.bodies import LARGE_BYTES
 from nodeobs.web.services import Services
 from tests.builders import START, make_observability, make_run
 from tests.fakes.review_server import ReviewServer
@@ -439,6 +440,16 @@ def test_a_body_is_bounded(world: World) -> None:
     answer = world.client.post(VALIDATE, data=b" " * (7 * 2**20 + 1))
     assert "NODEOBS_MAX_BODY_BYTES" not in assert_problem(answer, 413, "7340032 bytes")["detail"]
     assert world.client.post(VALIDATE, data=b" " * (7 * 2**20)).status_code == 400
+
+
+def test_many_large_reviews_at_once_are_put_off(world: World) -> None:
+    body = question(make_run("x"), old=make_run("x"), padding="x" * LARGE_BYTES)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(world.services.large_reviews.held())
+        assert_problem(world.client.post(VALIDATE, json=body), 503, "large reviews")
+        world.allows(question(make_run("x"), old=make_run("x")))
+    world.allows(body)
 
 
 def test_the_api_server_needs_no_credentials(world: World, tmp_path: Path) -> None:

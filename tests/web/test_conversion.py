@@ -20,7 +20,7 @@ from nodeobs.model import GROUP
 from nodeobs.runs.admission import Admission
 from nodeobs.store.reflected import ReflectedReader
 from nodeobs.web import create_app
-from nodeobs.web.conversion import LARGE_BYTES
+from nodeobs.web.bodies import LARGE_BYTES
 from nodeobs.web.services import Services
 from tests.builders import START
 from tests.fakes.review_server import ReviewServer
@@ -82,9 +82,9 @@ def test_what_is_no_review_is_refused(client: FlaskClient, body: bytes) -> None:
     assert_problem(client.post(CONVERT, data=body), 400, "ConversionReview")
 
 
-def test_many_large_lists_at_once_are_put_off(client: FlaskClient, unready: Services) -> None:
+def test_a_second_large_list_at_once_is_put_off(client: FlaskClient, unready: Services) -> None:
     large = json.dumps(review(observability(text="x" * LARGE_BYTES))).encode()
-    with unready.large_conversions.held(), unready.large_conversions.held():
+    with unready.large_conversions.held():
         answer = client.post(CONVERT, data=large)
         assert_problem(answer, 503, "large conversions")
         assert answer.headers["Retry-After"]
