@@ -141,14 +141,17 @@ class KubeWorld:
         """Have these agents, each on a node of its own, and no others."""
         self.fleet.close()
         self.fleet = FleetThread(behaviours, host=self.address)
+        self.agents_at({agent.name: agent.port for agent in self.fleet.agents})
+        return self.fleet
+
+    def agents_at(self, ports: Mapping[str, int]) -> None:
+        """Have nodes of these names, whose agents listen at those ports of this machine's address, and no others."""
         for name in self._nodes:
             self._delete(NODES.item(name))
-        self._nodes = [agent.name for agent in self.fleet.agents]
-        for name in self._nodes:
+        self._nodes = list(ports)
+        for name, port in ports.items():
             self.create(NODES.collection(), {"metadata": {"name": name, "labels": {"role": "worker"}}})
-        for agent in self.fleet.agents:
-            self._endpoint("node-observability-agent", self.agent_namespace, agent.name, agent.port, node=agent.name)
-        return self.fleet
+            self._endpoint("node-observability-agent", self.agent_namespace, name, port, node=name)
 
     def observability(self, name: str = "cluster", **spec: Any) -> Object:
         """Create a NodeObservability."""

@@ -71,8 +71,8 @@ class Fleet:
 class SimulatorProcess:
     """Good simulated agents in a process of their own, on the same host clock."""
 
-    def __init__(self, agents: int, certificate: Path) -> None:
-        argv = [sys.executable, "-m", "tests.fakes.agent_simulator", "--agents", str(agents)]
+    def __init__(self, agents: int, certificate: Path, *, host: str = "127.0.0.1") -> None:
+        argv = [sys.executable, "-m", "tests.fakes.agent_simulator", "--agents", str(agents), "--host", host]
         self.process = subprocess.Popen(
             [*argv, "--certificate", str(certificate)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -94,8 +94,8 @@ class SimulatorProcess:
         return json.loads(self.process.stdout.readline())
 
 
-async def _main(count: int, certificate: Path | None) -> None:
-    async with Fleet(*(Behaviour() for _ in range(count)), certificate=certificate) as fleet:
+async def _main(count: int, certificate: Path | None, host: str) -> None:
+    async with Fleet(*(Behaviour() for _ in range(count)), certificate=certificate, host=host) as fleet:
         _say({"ports": [agent.port for agent in fleet.agents]})
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -116,5 +116,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve simulated agents until standard input is closed.")
     parser.add_argument("--agents", type=int, default=1)
     parser.add_argument("--certificate", type=Path, help="PEM file with a key and its certificate, to serve HTTPS")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     arguments = parser.parse_args()
-    asyncio.run(_main(arguments.agents, arguments.certificate))
+    asyncio.run(_main(arguments.agents, arguments.certificate, arguments.host))
