@@ -175,7 +175,9 @@ class Controller:
         return {run.metadata.uid: run for run in snapshot.items if not run.finished}, snapshot.revision
 
     def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
-        settlement = settle(list(runs))
+        with self._lock:
+            begun = set(self._drivers)
+        settlement = settle(list(runs), begun=begun)
         for run, holder in settlement.rejected:
             self._reject(run, holder)
         for run in settlement.driven:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -139,14 +139,22 @@ class Settlement:
     rejected: tuple[tuple[Run, Run], ...]
 
 
-def settle(runs: Sequence[Run]) -> Settlement:
+def settle(runs: Sequence[Run], *, begun: Container[str] = ()) -> Settlement:
     """Decide which unfinished Runs go on: one for each NodeObservability.
 
-    One that was claimed stays; among the others the oldest (creationTimestamp, then uid) goes first.
+    One that was claimed stays, and so does one that this process has begun to drive (``begun`` has their uids) and not
+    claimed in the store yet; among the others the oldest (creationTimestamp, then uid) goes first.
     """
+
+    def precedence(run: Run) -> tuple[bool, int, datetime, str]:
+        driver = run.status.driver
+        waiting = driver is None and run.status.phase is Phase.PENDING and run.metadata.uid not in begun
+        term = driver.term if driver is not None else 0
+        return waiting, -term, run.metadata.creation_timestamp or _EPOCH, run.metadata.uid
+
     holders: dict[str, Run] = {}
     rejected: list[tuple[Run, Run]] = []
-    for run in sorted((run for run in runs if not run.finished), key=_precedence):
+    for run in sorted((run for run in runs if not run.finished), key=precedence):
         holder = holders.setdefault(_parent(run), run)
         if holder is not run:
             rejected.append((run, holder))
@@ -156,11 +164,6 @@ def settle(runs: Sequence[Run]) -> Settlement:
 def highest_term(runs: Iterable[Run]) -> int:
     """The highest term of leadership that a Run was claimed in; 0 where none was."""
     return max((run.status.driver.term for run in runs if run.status.driver is not None), default=0)
-
-
-def _precedence(run: Run) -> tuple[bool, datetime, str]:
-    unclaimed = run.status.driver is None and run.status.phase is Phase.PENDING
-    return unclaimed, run.metadata.creation_timestamp or _EPOCH, run.metadata.uid
 
 
 def _find(reader: Reader, name: str) -> NodeObservability | None:

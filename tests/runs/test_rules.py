@@ -79,6 +79,19 @@ def test_a_claimed_run_stays_and_the_oldest_pending_one_goes_first() -> None:
     assert settle([younger, older]).driven == (older,)
 
 
+def test_a_run_that_is_being_driven_stays_although_an_older_one_turns_up_before_it_is_claimed() -> None:
+    # The API server tells creations of one second apart by their uids alone, and shows them one after the other.
+    late, driven = make_run("a-late", age=5), make_run("b-driven", age=5)
+    settlement = settle([late, driven], begun={driven.metadata.uid})
+    assert settlement.driven == (driven,)
+    assert settlement.rejected == ((late, driven),)
+
+
+def test_a_run_of_an_earlier_term_gives_way_to_that_of_a_later_one() -> None:
+    earlier, later = make_run("a", age=9, claimed_in_term=1), make_run("b", claimed_in_term=2)
+    assert settle([earlier, later]).driven == (later,)
+
+
 RUNS = st.lists(
     st.builds(
         make_run,
