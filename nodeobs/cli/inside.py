@@ -88,7 +88,8 @@ def _published_trust(client: KubeClient, namespace: str) -> ssl.SSLContext:
     hint = "name the namespace with --service-namespace, or the authority's file with --ca-file"
     try:
         found = msgspec.json.decode(client.get(CONFIG_MAPS.item(AUTHORITY, namespace)), type=ConfigMap)
-        return ssl.create_default_context(cadata=found.data[AUTHORITY_KEY])
+        # Nothing at all would mean the system's authorities.
+        return ssl.create_default_context(cadata=found.data[AUTHORITY_KEY] or "none")
     except NotFound as error:
         raise Failure(
             f"there is no {where}, where the service publishes its authority",

@@ -50,6 +50,11 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return latest + complete_run_name(ctx, param, incomplete)
 
 
+def complete_run_or_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Runs, and where none fits, files."""
+    return [CompletionItem(incomplete, type="file"), *complete_run(ctx, param, incomplete)]
+
+
 def complete_observability(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of NodeObservabilities."""
     return _offer(ctx, incomplete, lambda backend: [(found.metadata.name, "") for found in backend.observabilities()])

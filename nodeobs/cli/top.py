@@ -15,7 +15,7 @@ from nodeobs.cli.choosing import choose
 from nodeobs.cli.failures import ExitCode, Failure
 from nodeobs.cli.following import Latest, find
 from nodeobs.cli.helptext import examples
-from nodeobs.cli.naming import complete_run, namespace_option
+from nodeobs.cli.naming import complete_run_or_file, namespace_option
 from nodeobs.cli.ranking import document, text_of
 from nodeobs.cli.session import Session, client_command
 from nodeobs.cli.text import clean
@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
         "nodeobs top ./slow/merged/kubelet-cpu.pb.gz",
     )
 )
-@click.argument("what", metavar="RUN|FILE", shell_complete=complete_run)
+@click.argument("what", metavar="RUN|FILE", shell_complete=complete_run_or_file)
 @namespace_option("--namespace")
 @click.option("--target", metavar="NAME", help="Of this target. [default: kubelet where there is one, else the first]")
 @click.option(

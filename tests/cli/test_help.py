@@ -16,6 +16,9 @@ from click.testing import CliRunner
 from nodeobs.cli import main
 from nodeobs.cli.failures import ExitCode
 from nodeobs.cli.lazy import LazyGroup
+from nodeobs.model import to_builtins
+from tests.builders import make_observability, make_run
+from tests.cli.conftest import FakeService, as_json
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -93,6 +96,43 @@ def test_client_commands_load_no_server(tmp_path: Path) -> None:
     heavy = {"flask", "pydantic", "obstore", "gunicorn", "uvicorn", "structlog", "kubernetes", "sqlite3"}
     profile = Path(__file__).parent.parent / "data" / "crio-cpu.pb.gz"
     assert not loaded_by("top", str(profile)) & heavy
+
+
+def test_commands_for_a_service_load_nothing_for_a_cluster(service: FakeService) -> None:
+    service.lists()
+    loaded = loaded_by("run", "list", "--server", service.url)
+    assert not loaded & {"kubernetes", "requests", "yaml", "structlog", "nodeobs.kube.client"}
+
+
+def test_ctrl_c_while_a_command_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "slow_to_load.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    code = (
+        "from nodeobs.cli.lazy import LazyCommand, LazyGroup\n"
+        "LazyGroup('nodeobs', commands_from={'slow': LazyCommand('slow_to_load:command', '')})()"
+    )
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "slow"], env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_the_http_apis_names_are_completed(service: FakeService) -> None:
+    service.lists(make_run("alpha"), make_run("beta"))
+    observability = to_builtins(make_observability("edge"))
+    service.on("GET", "/api/v1/nodeobservabilities", as_json({"items": [observability]}))
+    assert completed(f"nodeobs run get --server {service.url} nodeobs/a") == ["nodeobs/alpha"]
+    assert completed(f"nodeobs top --server {service.url} nodeobs/b") == ["file,nodeobs/b", "nodeobs/beta"]
+    assert completed(f"nodeobs run list --server {service.url} --node-observability e") == ["edge"]
+    assert completed("nodeobs run get --server http://127.0.0.1:1 nodeobs/a") == []
+
+
+def completed(line: str) -> list[str]:
+    """What the Tab key would offer at the end of that line."""
+    words = len(line.split()) - 1
+    environ = {"_NODEOBS_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(words)}
+    found = CliRunner().invoke(main, [], prog_name="nodeobs", env=environ).stdout.split()
+    return [name.removeprefix("plain,") for name in found]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -223,6 +223,57 @@ def test_cancelling_what_has_finished_is_refused(service: FakeService, nodeobs: 
     assert nodeobs("run", "cancel", "run-1", "--namespace", "other").exit_code == 4
 
 
+def test_deleting(service: FakeService, nodeobs: Invoke) -> None:
+    path = "/api/v1/runs/nodeobs/run-1"
+    service.on("DELETE", path, Answer(204))
+    assert nodeobs("run", "delete", "run-1").stdout == "nodeobs/run-1 deleted\n"
+    assert json.loads(nodeobs("run", "delete", "run-1", "-o", "json").stdout) == {
+        "run": "nodeobs/run-1",
+        "deleted": True,
+    }
+    service.on("DELETE", path, as_run(at(Phase.RUNNING), 202))
+    going = nodeobs("run", "delete", "nodeobs/run-1")
+    assert (going.exit_code, "is being cancelled, and deleted when it has ended" in going.stdout) == (0, True)
+    assert nodeobs("run", "delete", "nosuch").exit_code == 5
+
+
+def test_latest_is_not_deleted(service: FakeService, nodeobs: Invoke) -> None:
+    result = nodeobs("run", "delete", "latest")
+    assert result.exit_code == 2
+    assert "name the Run" in result.stderr
+    assert service.asked == []
+
+
+def test_latest_is_of_the_namespace_that_is_given(service: FakeService, nodeobs: Invoke) -> None:
+    service.lists(at(Phase.SUCCEEDED))
+    service.has_run(at(Phase.SUCCEEDED))
+    for arguments, env in ((["--namespace", "nodeobs"], {}), ([], {"NODEOBS_NAMESPACE": "nodeobs"})):
+        assert nodeobs("run", "get", "latest", *arguments, env=env).exit_code == 0
+    assert [asked.query.get("namespace") for asked in service.asked if asked.path == "/api/v1/runs"] == ["nodeobs"] * 2
+
+
+def test_one_namespace_or_all(service: FakeService, nodeobs: Invoke) -> None:
+    service.lists()
+    assert nodeobs("run", "list", "-n", "here").exit_code == 0
+    assert nodeobs("run", "list", "-A").exit_code == 0
+    assert [asked.query.get("namespace") for asked in service.asked] == ["here", None]
+    assert nodeobs("run", "list", "-n", "here", "-A").exit_code == 2
+
+
+@pytest.mark.parametrize("labels", [["zz"], ["=a"], ["zone=a", "zone=b"]])
+def test_what_is_no_label_is_wrong_usage(service: FakeService, nodeobs: Invoke, labels: list[str]) -> None:
+    result = nodeobs("run", "start", *(part for label in labels for part in ("--node-selector", label)))
+    assert result.exit_code == 2
+    assert "--node-selector" in result.stderr
+    assert service.asked == []
+
+
+def test_a_label_may_have_an_empty_value(service: FakeService, nodeobs: Invoke) -> None:
+    service.on("POST", "/api/v1/runs", as_run(at(Phase.PENDING), 201))
+    assert nodeobs("run", "start", "--no-wait", "--node-selector", "node-role.kubernetes.io/worker=").exit_code == 0
+    assert service.asked[0].document["spec"]["nodeSelector"] == {"node-role.kubernetes.io/worker": ""}
+
+
 def test_no_such_run(service: FakeService, nodeobs: Invoke) -> None:
     result = nodeobs("run", "get", "nosuch")
     assert result.exit_code == 5
