@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ from random import Random
 from typing import Any
 
 import pytest
+import trustme
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
-from nodeobs.errors import AlreadyExists, ConfigurationError, Conflict, NodeobsError, StoreUnavailable
+from nodeobs.errors import AlreadyExists, ConfigurationError, Conflict, NodeobsError, NotFound, StoreUnavailable
 from nodeobs.kube.authority import KEPT_FOR, LIFETIME, PUBLISHED_FOR, RENEW_BEFORE
 from nodeobs.kube.certificates import SECRETS, CertificateKeeper, ensure_pair
 from nodeobs.kube.crds import CRD_NAMES
@@ -335,3 +337,41 @@ def test_the_first_certificate_is_trusted_by_nobody(
         wait_for("the API server has been here", lambda: is_called(world) or server.refused, seconds=20)
         assert server.refused
         assert not is_called(world)
+
+
+def test_a_certificate_of_somebody_else_is_served_and_nothing_is_touched(world: KubeWorld) -> None:
+    authority = trustme.CA()
+    bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
+    file = world.folder / "mounted.pem"
+    name = f"nodeobs.{world.namespace}.svc"
+
+    def mount() -> bytes:
+        made = authority.issue_cert(name)
+        made.private_key_and_cert_chain_pem.write_to_path(str(file))
+        return ssl.PEM_cert_to_DER_cert(made.cert_chain_pems[0].bytes().decode())
+
+    hooks = json.loads(world.admin.get(HOOKS.item("nodeobs")))["webhooks"]
+    hooks[0]["clientConfig"]["caBundle"] = bundle
+    world.patch(HOOKS.item("nodeobs"), {"webhooks": hooks})
+    conversion = {"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": bundle}}}}}
+    for definition in CRD_NAMES:
+        world.patch(DEFINITIONS.item(definition), conversion)
+
+    def shown() -> bytes | None:
+        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        address = (world.address, world.replicas[0].port)
+        with socket.create_connection(address) as plain, context.wrap_socket(plain, server_hostname=name) as connection:
+            return connection.getpeercert(binary_form=True)
+
+    first = mount()
+    world.start(NODEOBS_TLS_CERT_FILE=str(file), NODEOBS_TLS_KEY_FILE=str(file))
+    assert is_called(world)
+    assert shown() == first
+    assert mount() == shown()
+    user = f"system:serviceaccount:{world.namespace}:nodeobs"
+    touched = ("/secrets", "/configmaps/nodeobs-ca", "/customresourcedefinitions/", "/validatingwebhookconfigurations/")
+    changes = [request for request in world.api.requests(user) if request.verb in ("create", "patch", "update")]
+    found = [request.uri for request in changes if any(part in request.uri for part in touched)]
+    assert not [uri for uri in found if "/status" not in uri], "the versions that are stored are another matter"
+    with pytest.raises(NotFound):
+        secret(world)
