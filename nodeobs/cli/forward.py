@@ -1,6 +1,7 @@
 """A way to a Service inside a cluster: ``kubectl port-forward``, which knows every way to reach an API server.
 
-The API server's own proxy to Services is none for us: it drops the Authorization header.
+The API server's own proxy to Services is none for us: it drops the Authorization header. The kubernetes package's own
+forwarding takes six times as long for the same bytes or more (measured with 64 MB), and forwards one connection.
 """
 
 from __future__ import annotations

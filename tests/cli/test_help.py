@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,28 @@ def test_every_command_is_documented() -> None:
         if path != ("agent",):
             for option in (name for parameter in command.params for name in parameter.opts if name.startswith("--")):
                 assert re.search(rf"{option}\b", text), f"{option} of {path}"
+
+
+def documented_lines() -> list[str]:
+    """What follows ``nodeobs`` in the page's examples."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL))
+    return re.findall(r"(?<![-/\w])nodeobs ((?:run|pull|top|completion|manifests|serve|demo) [^|>)#;&\n]*)", blocks)
+
+
+@pytest.mark.parametrize("line", documented_lines())
+def test_documented_commands_are_understood(line: str) -> None:
+    command: click.Command = main
+    context, words = click.Context(main), shlex.split(line)
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        assert name is not None
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    command.make_context(context.info_name, words)
+
+
+def test_there_are_documented_commands() -> None:
+    assert len(documented_lines()) > 5
 
 
 def test_exit_codes_are_documented() -> None:
