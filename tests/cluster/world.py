@@ -106,11 +106,11 @@ class Replica:
 class KubeWorld:
     """What :func:`nodeobs.kube.manifests.manifests` prints, applied; replicas; agents; and the API server's admin."""
 
-    def __init__(self, api: ApiServer, folder: Path) -> None:
+    def __init__(self, api: ApiServer, folder: Path, *, address: str | None = None) -> None:
         self.api = api
         self.folder = folder
         self.outputs = folder / "outputs"
-        self.address = own_address()
+        self.address = address or own_address()
         self.namespace = f"nodeobs-{secrets.token_hex(3)}"
         self.agent_namespace = f"{self.namespace}-agents"
         self.admin: KubeClient = api.client()
@@ -151,7 +151,11 @@ class KubeWorld:
         self._nodes = list(ports)
         for name, port in ports.items():
             self.create(NODES.collection(), {"metadata": {"name": name, "labels": {"role": "worker"}}})
-            self._endpoint("node-observability-agent", self.agent_namespace, name, port, node=name)
+            self.agent_endpoint(name, self.address, port)
+
+    def agent_endpoint(self, node: str, address: str, port: int) -> None:
+        """Have the agents' Service lead to the agent of that node there."""
+        self._endpoint("node-observability-agent", self.agent_namespace, node, address, port, {"nodeName": node})
 
     def observability(self, name: str = "cluster", **spec: Any) -> Object:
         """Create a NodeObservability."""
@@ -229,7 +233,7 @@ class KubeWorld:
 
     def publish(self, replica: Listening) -> None:
         """Have the API server call a replica for its webhooks."""
-        self._endpoint("nodeobs", self.namespace, replica.name, replica.port)
+        self._endpoint("nodeobs", self.namespace, replica.name, self.address, replica.port, {})
 
     def withdraw(self, replica: Listening) -> None:
         """Have the API server call a replica no more."""
@@ -259,14 +263,13 @@ class KubeWorld:
             return False
         return True
 
-    def _endpoint(self, service: str, namespace: str, name: str, port: int, *, node: str = "") -> None:
-        endpoint: Object = {"addresses": [self.address], "conditions": {"ready": True}}
+    def _endpoint(self, service: str, namespace: str, name: str, address: str, port: int, more: Object) -> None:
         slice_name = f"{service}-{name}"
         document = {
             "metadata": {"name": slice_name, "labels": {"kubernetes.io/service-name": service}},
             "addressType": "IPv4",
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-            "endpoints": [endpoint | ({"nodeName": node} if node else {})],
+            "endpoints": [{"addresses": [address], "conditions": {"ready": True}, **more}],
         }
         self._delete(ENDPOINT_SLICES.item(slice_name, namespace))
         self.create(ENDPOINT_SLICES.collection(namespace), document)
