@@ -31,7 +31,7 @@ format: $(VENV)/.development ## let ruff arrange the code
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.development ## every benchmark, one JSON line each
-	@for name in agent_memory crowd fanout merge overhead selfprofile webhook; do $(BIN)/python -m bench.$$name || exit 1; done
+	@for name in admission agent_memory crowd fanout merge overhead selfprofile webhook; do $(BIN)/python -m bench.$$name || exit 1; done
 
 requirements: $(VENV)/.development ## pin the newest versions that pyproject.toml allows
 	$(BIN)/pip install --quiet uv
