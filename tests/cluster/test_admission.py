@@ -116,6 +116,7 @@ def test_the_old_versions_are_held_to_the_same_rules(world: KubeWorld) -> None:
     meta = {"namespace": world.namespace}
     apply(world, run | {"metadata": {**meta, "name": "first"}, "spec": spec})
     second = run | {"metadata": {**meta, "name": "second"}, "spec": spec}
+    wait_for("the first is in memory", lambda: is_refused(world, second, options=("--dry-run=server",)))
     refused(world, second, "(Conflict)", f"{world.namespace}/first")
     missing = {**spec, "nodeObservabilityRef": {"name": "nowhere"}}
     refused(world, second | {"spec": missing}, "no NodeObservability 'nowhere'")
