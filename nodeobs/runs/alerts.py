@@ -195,7 +195,8 @@ def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -
     Raises:
         StoreUnavailable: a retry can help.
     """
-    records = records[-_REMEMBERED:]
+    # At least all of one Run's: they are sent together again, after its end as well.
+    kept = max(_REMEMBERED, len(records))
     problem: StoreError | None = None
     for _ in range(_TRIES):
         try:
@@ -205,7 +206,7 @@ def _remember(store: Store, trigger: str, records: tuple[AnsweredRecord, ...]) -
             else:
                 there = {(entry.run, entry.fingerprint, entry.starts_at) for entry in known.answered}
                 new = (entry for entry in records if (entry.run, entry.fingerprint, entry.starts_at) not in there)
-                store.update(replace(known, answered=(*known.answered, *new)[-_REMEMBERED:]))
+                store.update(replace(known, answered=(*known.answered, *new)[-kept:]))
         except (Conflict, AlreadyExists, NotFound) as error:
             problem = error
         else:
