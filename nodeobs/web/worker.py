@@ -2,8 +2,8 @@
 
 gunicorn gives each new connection a thread for up to five seconds until its first byte comes, waits without limit for
 the rest of a request or a TLS handshake, and lingers over closing in the loop that accepts. Here a connection waits
-for its first byte in the poller, has a bounded time for its request's head (the handshake included), a time-out for
-each read and write after that, and lingers in a thread of the pool.
+for its first byte in the poller, has a bounded time for its request's head (the handshake included) and for its body, a
+time-out for each read and write after the head, and lingers in a thread of the pool.
 
 The listener's own options cannot do this: ``SO_RCVTIMEO`` is not noticed under TLS, where Python waits again, and what
 ``TCP_DEFER_ACCEPT`` holds back, it hands over in the end.
@@ -33,8 +33,9 @@ from nodeobs.model import encode_json
 
 FIRST_BYTE_SECONDS: Final = 30.0
 HEAD_SECONDS: Final = 10.0
-CROWDED_HEAD_SECONDS: Final = 1.0
-"""When half of the threads wait for a request's head."""
+BODY_SECONDS: Final = 60.0
+CROWDED_SECONDS: Final = 1.0
+"""For a head and for a body, when half of the threads wait for clients to send the rest of one."""
 IO_SECONDS: Final = 30.0
 """For each read of a body and each write of an answer's piece."""
 DRAIN_BYTES: Final = 64 * 1024
@@ -57,11 +58,14 @@ _STATUSES: Final = {
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A connection; ``head_since`` is when a thread began to wait for its request's head."""
+    """A connection; ``waiting`` is since when a thread waits for the client to send a part of its request.
+
+    With it goes how many seconds that may take. None while the thread does something else.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.head_since: float | None = None
+        self.waiting: tuple[float, float] | None = None
 
     def hang_up(self) -> None:
         """Let whatever waits on the connection, in any thread, see its end."""
@@ -72,6 +76,24 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 gunicorn's signature
         """Close at once: the main loop calls this, and must not linger."""
         util.close(self.sock)
+
+
+class _WatchedBody:
+    """The reader of a request's body; its connection knows when a thread waits for it."""
+
+    def __init__(self, reader: LengthReader | ChunkedReader, conn: Connection) -> None:
+        self._reader = reader
+        self._conn = conn
+        self._since: float | None = None
+
+    def read(self, size: int) -> bytes:
+        if self._since is None:
+            self._since = time.monotonic()
+        self._conn.waiting = self._since, BODY_SECONDS
+        try:
+            return bytes(self._reader.read(size))
+        finally:
+            self._conn.waiting = None
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -138,21 +160,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, conn: Connection) -> bool:
         """In a thread of the pool: read one request, answer it, and see the connection off if that was its last."""
-        conn.head_since = time.monotonic()
+        conn.waiting = time.monotonic(), HEAD_SECONDS
         try:
             keep = bool(super().handle(conn))
         finally:
-            conn.head_since = None
+            conn.waiting = None
         if not keep:
             _linger(conn.sock)
         return keep
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
         """In a thread of the pool: answer the request, whose head has arrived."""
-        conn.head_since = None
+        conn.waiting = None
         conn.sock.settimeout(IO_SECONDS)
-        asked_to_close = req.should_close
-        req.should_close = lambda: asked_to_close() or _too_much_left(req.body.reader)
+        asked_to_close, body = req.should_close, req.body.reader
+        req.should_close = lambda: asked_to_close() or _too_much_left(body)
+        req.body.reader = _WatchedBody(body, conn)
         try:
             return bool(super().handle_request(req, conn))
         except TimeoutError:
@@ -195,10 +218,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._hang_up_on_the_slow(now)
 
     def _hang_up_on_the_slow(self, now: float) -> None:
-        waiting = [(conn, since) for conn in self._busy if (since := conn.head_since) is not None]
-        patience = CROWDED_HEAD_SECONDS if len(waiting) > self.cfg.threads / 2 else HEAD_SECONDS
-        for conn, since in waiting:
-            if now - since > patience:
+        waiting = [(conn, *waits) for conn in self._busy if (waits := conn.waiting) is not None]
+        crowded = len(waiting) > self.cfg.threads / 2
+        for conn, since, patience in waiting:
+            if now - since > (CROWDED_SECONDS if crowded else patience):
                 conn.hang_up()
 
     def _wind_up(self, now: float) -> None:

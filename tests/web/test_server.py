@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from nodeobs.model import Phase, RunStatus, replace
 from nodeobs.outputs.store import OutputStore
 from nodeobs.store.sqlite import SqliteStore
+from nodeobs.web.services import THREADS
 from tests.web.support import (
     OBSERVABILITIES,
     RUNS,
@@ -165,6 +166,17 @@ def test_a_thousand_idle_and_a_hundred_half_sent_connections_hold_up_nobody(
                 assert http.get("/healthz").status_code == 200
             seconds.append(time.monotonic() - began)
         assert sorted(seconds)[98] < 1.0
+
+
+def test_more_half_sent_bodies_than_threads_hold_up_nobody_for_long(tmp_path: Path) -> None:
+    with running(tmp_path) as service, ExitStack() as stack:
+        for _ in range(2 * THREADS):
+            stack.enter_context(connect(service)).sendall(half_a_post())
+        began = time.monotonic()
+        with client(service) as http:
+            assert http.get("/healthz").status_code == 200
+        # A second for each time that the threads are full; without care it is half a minute.
+        assert time.monotonic() - began < 10
 
 
 def half_a_post() -> bytes:
