@@ -224,7 +224,8 @@ def test_lists_are_of_the_namespace_that_is_meant(world: KubeWorld, team: str, a
     assert f"no Run that delivered anything yet in namespace {team}" in missing.stderr
     assert as_ada("run", "start", "elsewhere", "-n", world.namespace, "--duration", "1").exit_code == 0
     try:
-        assert as_ada("run", "list").stdout == "no Runs\n"
+        mine = as_ada("run", "list")
+        assert mine.stdout == "no Runs\n", mine.stderr
         everywhere = as_ada("run", "list", "-A", "-o", "json").stdout
         assert [run["metadata"]["name"] for run in json.loads(everywhere)["items"]] == ["elsewhere"]
         assert "elsewhere" in as_ada("run", "list", "-n", world.namespace, "--phase", "Succeeded").stdout

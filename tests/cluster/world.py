@@ -19,7 +19,7 @@ from nodeobs.kube.manifests import manifests
 from nodeobs.kube.paths import ENDPOINT_SLICES, OBSERVABILITIES, RUNS, ResourcePath
 from nodeobs.model import API_VERSION
 from tests.cluster.address import own_address
-from tests.custom_resources import clear
+from tests.custom_resources import clear, install
 from tests.fakes.agent_simulator import Behaviour
 from tests.fakes.fleet_thread import FleetThread
 from tests.lab.apiserver import ApiServer
@@ -30,6 +30,10 @@ LEASES = ResourcePath("/apis/coordination.k8s.io/v1", "leases")
 NODES = ResourcePath("/api/v1", "nodes")
 HOOKS = ResourcePath("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")
 DEFINITIONS = ResourcePath("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions")
+_RBAC = {
+    "ClusterRole": ResourcePath("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": ResourcePath("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+}
 FINAL = ("Succeeded", "Failed", "Rejected", "Cancelled")
 
 Object = dict[str, Any]
@@ -126,6 +130,9 @@ class KubeWorld:
         """Apply what ``nodeobs manifests`` prints."""
         webhook = Webhook(namespace=self.namespace, service="nodeobs")
         documents = manifests(namespace=self.namespace, agent_namespace=self.agent_namespace, webhook=webhook)
+        self._rbac = {
+            kind: [document["metadata"]["name"] for document in documents if document["kind"] == kind] for kind in _RBAC
+        }
         everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
         self.api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=everything)
 
@@ -247,6 +254,11 @@ class KubeWorld:
         self._delete(HOOKS.item("nodeobs"))
         with suppress(NodeobsError):
             clear(self.admin)
+        with suppress(NodeobsError):
+            install(self.admin)  # so that nobody converts any more: whoever comes next says who does
+        for kind, path in _RBAC.items():
+            for name in self._rbac[kind]:
+                self._delete(path.item(name))
         for name in self._nodes:
             self._delete(NODES.item(name))
         for namespace in (self.namespace, self.agent_namespace):
