@@ -38,7 +38,7 @@ ADMISSION_DENIALS: Final = (
 )
 """Why a change of a resource was not admitted; ``Unavailable`` could not be decided and is to be tried again."""
 
-INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http", "certificates")
+INTERNAL_ERROR_PLACES: Final = ("driver", "housekeeping", "controller", "http", "certificates", "deploy")
 WEBHOOKS: Final = ("alertmanager", "validate", "convert")
 
 _RUN_BUCKETS = (5, 10, 20, 30, 35, 40, 50, 60, 90, 120, 300, 600, 1200, 3660)

@@ -220,6 +220,10 @@ class Backoff:
         return min(_MAX_BACKOFF_SECONDS, 2.0**self._early / 4) * self._randomness.uniform(0.5, 1.0)
 
 
+def _ignore() -> None:
+    return
+
+
 class Reflector(Generic[T]):
     """All objects at a path, decoded, in memory, a moment behind the API server.
 
@@ -235,16 +239,19 @@ class Reflector(Generic[T]):
         *,
         params: Mapping[str, str] | None = None,
         randomness: Random,
+        changed: Callable[[], None] = _ignore,
     ) -> None:
         """``decode`` raises InvalidInput for an object that is to be left out.
 
         ``params`` are those of list and watch, such as a ``fieldSelector``; what it selects no more is gone.
+        ``changed`` is called, in the thread that follows, when what was decoded is another than before.
         """
         self._client = client
         self._path = path
         self._decode = decode
         self._params = params
         self._randomness = randomness
+        self._changed = changed
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._objects: dict[tuple[str, str], T] | None = None
@@ -334,16 +341,24 @@ class Reflector(Generic[T]):
             for document in page.items:
                 self._put(found, document, metadata_of(document))
         with self._lock:
-            self._objects = found
+            before, self._objects = self._objects, found
         self._since = revision
+        if found != before:
+            self._changed()
 
     def _apply(self, event: WatchEvent) -> None:
         meta = metadata_of(event.object)
+        key = meta.namespace, meta.name
         with self._lock:
+            objects = self._known()
+            before = objects.get(key)
             if event.type == DELETED:
-                self._known().pop((meta.namespace, meta.name), None)
+                objects.pop(key, None)
             else:
-                self._put(self._known(), event.object, meta)
+                self._put(objects, event.object, meta)
+            after = objects.get(key)
+        if after != before:
+            self._changed()
 
     def _put(self, objects: dict[tuple[str, str], T], document: bytes, meta: ObjectMeta) -> None:
         key = meta.namespace, meta.name

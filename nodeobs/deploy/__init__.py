@@ -1,0 +1,1 @@
+"""NodeObservabilities become running agents: what each needs in the cluster (pure), and the leader that sees to it."""

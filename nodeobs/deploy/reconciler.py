@@ -1,0 +1,167 @@
+"""The leader's part: every NodeObservability has the children that it stands for, and its status tells how it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace as change
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import structlog
+
+from nodeobs.deploy.applier import Applier
+from nodeobs.deploy.certificates import Certificates
+from nodeobs.deploy.config import DeployConfig
+from nodeobs.deploy.daemonset import node_selector
+from nodeobs.deploy.deployer import Deployer
+from nodeobs.deploy.observed import Observed
+from nodeobs.deploy.readiness import Findings, overlaps, status_of
+from nodeobs.deploy.seen import Node
+from nodeobs.deploy.targets import KUBELET
+from nodeobs.errors import ConfigurationError, Conflict, NodeobsError, NotFound
+from nodeobs.kube.client import KubeClient
+from nodeobs.metrics import Metrics
+from nodeobs.model import NodeObservability, replace
+from nodeobs.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS: Final = 1.0
+"""Between rounds, however much changes."""
+_LOOK_SECONDS: Final = 60.0
+"""A round without any change: certificates grow old."""
+_AGAIN_SECONDS: Final = 5.0
+"""Where something waits: for a Run, or after a failure."""
+_STOP_SECONDS: Final = 0.5
+_SYNC_SECONDS: Final = 0.1
+
+
+class Reconciler:
+    """Reconciles while this process leads: :meth:`run` is the body of a thread."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        store: Store,
+        config: DeployConfig,
+        kubelet_ca_file: Path | None,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        randomness: Random,
+    ) -> None:
+        """``kubelet_ca_file`` (PEM) counts where the cluster is not OpenShift; it is read again in every round."""
+        self._client = client
+        self._store = store
+        self._config = config
+        self._kubelet_ca_file = kubelet_ca_file
+        self._metrics = metrics
+        self._now = now
+        self._randomness = randomness
+
+    def run(self, stop: threading.Event) -> None:
+        """Reconcile until ``stop`` is set."""
+        changed = threading.Event()
+        namespace = self._config.namespace
+        observed = Observed(self._client, namespace=namespace, randomness=self._randomness, changed=changed.set)
+        deployer = Deployer(
+            store=self._store,
+            config=self._config,
+            kubelet_ca_file=self._kubelet_ca_file,
+            observed=observed,
+            applier=Applier(self._client, monotonic=time.monotonic),
+            certificates=Certificates(namespace=namespace, now=self._now),
+        )
+        observed.start()
+        try:
+            self._follow(deployer, changed, stop)
+        finally:
+            observed.close()
+
+    def _follow(self, deployer: Deployer, changed: threading.Event, stop: threading.Event) -> None:
+        until = 0.0
+        while not deployer.observed.has_synced and not stop.is_set():
+            stop.wait(_SYNC_SECONDS)
+        while not stop.is_set():
+            if not changed.is_set() and time.monotonic() < until:
+                changed.wait(_STOP_SECONDS)
+                continue
+            changed.clear()
+            again = self._round(deployer)
+            until = time.monotonic() + (_AGAIN_SECONDS if again else _LOOK_SECONDS)
+            stop.wait(_PAUSE_SECONDS)
+
+    def _round(self, deployer: Deployer) -> bool:
+        """See to all of them once; whether something is left to do that has to wait."""
+        known = deployer.observed.observabilities.items()
+        alive = {one.metadata.name: one for one in known if one.metadata.deletion_timestamp is None}
+        nodes = deployer.observed.nodes.items()
+        selected = {name: _selected(one, nodes) for name, one in alive.items()}
+        carrying = {
+            name: frozenset(node.name for node in selected[name]) for name, one in alive.items() if _has_agents(one)
+        }
+        deployer.applier.due = False
+        for name, observability in alive.items():
+            others = {one.metadata.uid for one in alive.values() if one is not observability}
+            try:
+                findings = self._findings(deployer, observability, selected[name], others)
+                notes = (*findings.notes, *(overlaps(name, carrying) if name in carrying else ()))
+                self._tell(observability, change(findings, notes=notes))
+            except (Conflict, NotFound):
+                deployer.applier.due = True  # it was changed or deleted just now
+            except NodeobsError as error:
+                deployer.applier.due = True
+                log.warning("cannot reconcile, trying again", nodeobservability=name, error=str(error))
+            except Exception:  # the edge of one NodeObservability: the others go on
+                deployer.applier.due = True
+                log.exception("reconciling failed", nodeobservability=name)
+                self._metrics.internal_errors.labels("deploy").inc()
+        return deployer.applier.due
+
+    def _findings(
+        self, deployer: Deployer, observability: NodeObservability, selected: Sequence[Node], others: Collection[str]
+    ) -> Findings:
+        spec = observability.spec
+        if _has_agents(observability):
+            try:
+                return deployer.deploy(observability, selected, others=others)
+            except ConfigurationError as error:
+                return Findings(selected=selected, targets=observability.status.targets, problems=(str(error),))
+        problems, waiting = deployer.withdraw(observability)
+        if spec.type == "scripting":
+            problems.insert(0, "type scripting is not supported: these agents run no scripts")
+            targets: tuple[str, ...] = ()
+        else:
+            listed = [target.name for target in spec.targets if target.name != KUBELET or target.url or target.socket]
+            problems += [f"target {name} is not profiled: only the kubelet is, via apiServer" for name in listed]
+            targets = (KUBELET,)
+        return Findings(
+            selected=selected,
+            agents=False,
+            targets=targets,
+            problems=tuple(problems),
+            waiting=tuple(filter(None, [waiting])),
+        )
+
+    def _tell(self, observability: NodeObservability, findings: Findings) -> None:
+        """Write the status where it has changed.
+
+        Raises:
+            Conflict, NotFound: the NodeObservability has changed meanwhile.
+        """
+        status = status_of(observability, findings, now=self._now())
+        if status != observability.status:
+            self._store.update(replace(observability, status=status))
+
+
+def _has_agents(observability: NodeObservability) -> bool:
+    return observability.spec.via == "agents" and observability.spec.type != "scripting"
+
+
+def _selected(observability: NodeObservability, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    selector: Mapping[str, str] = node_selector(observability.spec)
+    return tuple(node for node in nodes if node.is_selected(selector))

@@ -1,0 +1,84 @@
+"""Nodes and the agents' pods, as far as they matter here: equal where nothing that matters has changed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from nodeobs.agents.pods import Condition, Pod
+from nodeobs.deploy.children import INSTANCE
+from nodeobs.deploy.targets import RUNTIMES
+from nodeobs.errors import InvalidInput
+from nodeobs.model import decode_json
+
+
+class _Read(msgspec.Struct, frozen=True, rename="camel"):
+    """Base of what is read of a built-in kind; what is absent may also be null."""
+
+
+class _Labelled(_Read, frozen=True):
+    name: str
+    labels: dict[str, str] | None = None
+
+
+class _NodeInfo(_Read, frozen=True):
+    container_runtime_version: str = ""
+
+
+class _NodeStatus(_Read, frozen=True):
+    conditions: tuple[Condition, ...] | None = None
+    node_info: _NodeInfo | None = None
+
+
+class _Node(_Read, frozen=True):
+    metadata: _Labelled
+    status: _NodeStatus = _NodeStatus()
+
+
+class _Head(_Read, frozen=True):
+    metadata: _Labelled
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node of the cluster."""
+
+    name: str
+    labels: Mapping[str, str]
+    ready: bool
+    runtime: str
+    """The target that its container runtime is; empty where it is none that is known, or not reported yet."""
+
+    def is_selected(self, selector: Mapping[str, str]) -> bool:
+        """Whether it has all these labels."""
+        return all(self.labels.get(key) == value for key, value in selector.items())
+
+
+class AgentPod(msgspec.Struct, frozen=True):
+    """A pod of one of the DaemonSets."""
+
+    instance: str
+    """Name of the DaemonSet."""
+    pod: Pod
+
+    @property
+    def ready(self) -> bool:
+        """Whether its agent answers."""
+        return any(one.type == "Ready" and one.status == "True" for one in self.pod.status.conditions or ())
+
+
+def read_node(raw: bytes) -> Node:
+    """From JSON; InvalidInput for what is none."""
+    node = decode_json(raw, _Node)
+    info = node.status.node_info
+    runtime = info.container_runtime_version.partition("://")[0] if info else ""
+    ready = any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or ())
+    return Node(node.metadata.name, node.metadata.labels or {}, ready, RUNTIMES.get(runtime, ""))
+
+
+def read_agent_pod(raw: bytes) -> AgentPod:
+    """From JSON; InvalidInput for what is none."""
+    instance = (decode_json(raw, _Head).metadata.labels or {}).get(INSTANCE, "")
+    if not instance:
+        raise InvalidInput(f"it has no label {INSTANCE}, so that it is of no NodeObservability")
+    return AgentPod(instance, decode_json(raw, Pod))
