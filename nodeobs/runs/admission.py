@@ -33,7 +33,7 @@ from nodeobs.kube.client import CONCURRENT_RUN
 from nodeobs.kube.reviewer import Reviewer
 from nodeobs.kube.reviews import ResourceRight
 from nodeobs.metrics import Metrics
-from nodeobs.model import API_VERSION, GROUP, NodeObservability, Resource, Run, from_builtins
+from nodeobs.model import API_VERSION, GROUP, NodeObservability, Resource, Run, encode_json, from_builtins
 from nodeobs.runs.oddities import odd_in_observability, odd_in_run
 from nodeobs.runs.rules import CREATED_BY, check_observability, check_run, may_change, may_exist, may_start
 from nodeobs.store.base import Reader
@@ -44,6 +44,9 @@ Raw = Mapping[str, Any]
 RUNS: Final = "nodeobservabilityruns"
 OBSERVABILITIES: Final = "nodeobservabilities"
 
+MAX_RUN_BYTES: Final = 512 * 1024
+"""Of a new Run as it is stored. etcd takes objects of 1.5 MiB, and a status over 5,000 nodes can have nearly one: where
+that does not fit, the Run could be neither claimed nor ended, and would hold its NodeObservability for ever."""
 
 _REASONS: Final[Mapping[type[NodeobsError], tuple[int, str, str, str]]] = {
     RunInProgress: (409, "Conflict", CONCURRENT_RUN, ""),
@@ -121,6 +124,7 @@ class Admission:
         if request.operation == "UPDATE":
             self._check_change(request)
             return ()
+        _check_size(request.object or {})
         run = _decode(request, Run)
         if request.user_info.username != self._own_user():  # which has asked already whether its caller may
             self._check_foreign(request, run)
@@ -169,6 +173,15 @@ class Admission:
                 may_start(run, runs=[now] if now is not None else [], now=self._now())
             else:
                 return observability
+
+
+def _check_size(raw: Raw) -> None:
+    size = len(encode_json(raw))
+    if size > MAX_RUN_BYTES:
+        raise InvalidInput(
+            f"the Run has {size} bytes as it is stored (metadata.managedFields repeats spec.nodes) and may have at "
+            f"most {MAX_RUN_BYTES} (512 KiB): name fewer nodes or select them by labels, and leave out large annotations"
+        )
 
 
 def _check_observability(request: AdmissionRequest) -> Iterable[str]:

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from nodeobs.model import NodeObservability, ProfileType, Run
+from nodeobs.runs.rules import unsupported
 
 LONG_SECONDS: Final = 300
 LONG_TRACE_SECONDS: Final = 60
@@ -36,6 +37,8 @@ def odd_in_run(run: Run, *, observability: NodeObservability | None) -> Iterator
 
 def odd_in_observability(observability: NodeObservability) -> Iterator[str]:
     """What whoever creates or changes ``observability`` should know."""
+    for field, value in unsupported(observability.spec):
+        yield f"{field} {value!r} is stored, but nothing acts on it in this version of nodeobs: Runs on it are refused"
     for target in observability.spec.targets:
         url = urlsplit(target.url or "")
         if url.scheme == "http" and url.hostname not in _LOCAL:

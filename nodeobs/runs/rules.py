@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -70,6 +70,14 @@ def check_observability(spec: NodeObservabilitySpec) -> None:
             raise InvalidInput("must be an http or https URL with a host and no credentials", pointer=f"{where}/url")
 
 
+def unsupported(spec: NodeObservabilitySpec) -> Iterator[tuple[str, str]]:
+    """Fields, and their values, that are stored and that nothing acts on: no Run can be created on such."""
+    if spec.type != "crio-kubelet":
+        yield "spec.type", spec.type
+    if spec.via != "agents":
+        yield "spec.via", spec.via
+
+
 def may_change(spec: RunSpec, *, old: RunSpec) -> None:
     """Check a change of a Run's spec: only cancelling, and when the Run is to be deleted.
 
@@ -93,7 +101,7 @@ def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
 
     Raises:
         MissingNodeObservability: there is none of that name, or it is being deleted.
-        InvalidInput: the reference's type is not its type.
+        InvalidInput: the reference's type is not its type, or nothing acts on a NodeObservability of its kind.
         UnknownTarget: a target that it does not list.
     """
     ref = run.spec.node_observability_ref
@@ -105,6 +113,12 @@ def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
         raise InvalidInput(
             f"the NodeObservability {ref.name!r} is of type {observability.spec.type!r}, not {ref.type!r}",
             pointer="/spec/nodeObservabilityRef/type",
+        )
+    for field, value in unsupported(observability.spec):
+        raise InvalidInput(
+            f"the NodeObservability {ref.name!r} has {field} {value!r}, which nothing acts on in this version of "
+            "nodeobs: refer to one of type 'crio-kubelet' via 'agents'",
+            pointer="/spec/nodeObservabilityRef/name",
         )
     known = {target.name for target in observability.spec.targets} or set(observability.status.targets)
     unknown = [target for target in run.spec.targets if target not in known]

@@ -173,6 +173,17 @@ def test_what_the_webhook_warns_of_reaches_the_user(world: KubeWorld) -> None:
     )
 
 
+def test_a_run_whose_status_might_not_fit_is_refused(world: KubeWorld) -> None:
+    """Once stored it could be neither claimed nor ended, and would hold its NodeObservability for ever."""
+    world.start()
+    world.observability()
+    nodes = [f"node-{number:05d}-{'x' * 88}" for number in range(5000)]
+    with pytest.raises(InvalidInput, match="may have at most 524288"):
+        world.run("huge", nodes=nodes)
+    world.run("large", nodes=[name[:42] for name in nodes])
+    assert world.wait_run("large")["status"]["phase"] == "Failed"
+
+
 def test_without_the_service_nothing_is_created_but_everything_can_be_deleted(world: KubeWorld) -> None:
     world.start()
     world.observability()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,15 @@ def test_the_reference_must_be_of_the_parents_type() -> None:
     with pytest.raises(InvalidInput) as refusal:
         may_exist(replace(run, spec=replace(run.spec, node_observability_ref=ref)), observability=make_observability())
     assert refusal.value.pointer == "/spec/nodeObservabilityRef/type"
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"), [({"type": "scripting"}, "spec.type 'scripting'"), ({"via": "apiServer"}, "spec.via 'apiServer'")]
+)
+def test_nothing_starts_on_what_nothing_acts_on(spec: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidInput, match=f"'cluster' has {word}, which nothing acts on") as refusal:
+        may_exist(make_run(), observability=make_observability(**spec))
+    assert refusal.value.pointer == "/spec/nodeObservabilityRef/name"
 
 
 def test_a_claimed_run_stays_and_the_oldest_pending_one_goes_first() -> None:

@@ -30,6 +30,7 @@ from nodeobs.model import (
     Run,
     RunTrigger,
     TriggerKind,
+    encode_json,
     from_builtins,
     replace,
     to_builtins,
@@ -359,6 +360,26 @@ def test_what_is_odd_is_allowed_with_a_warning(world: World) -> None:
     assert "unencrypted" in world.ask(question(plain))["warnings"][0]
 
 
+@pytest.mark.parametrize("spec", [{"type": "scripting"}, {"via": "apiServer"}])
+def test_what_nothing_acts_on_is_stored_with_a_warning_and_takes_no_run(world: World, spec: dict[str, str]) -> None:
+    observability = make_observability(**spec)
+    (warning,) = world.ask(question(observability))["warnings"]
+    assert "nothing acts on it" in warning
+    world.know(observability)
+    status = world.denies(question(make_run()), 422, "Invalid", "Invalid")
+    assert status["details"]["causes"][0]["field"] == "spec.nodeObservabilityRef.name"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_leaves_room_for_its_status(world: World) -> None:
+    at_most = 512 * 1024 - len(encode_json(manifest(make_run()))) - len('"a":""')
+    for size, user in ((at_most + 1, "alice"), (at_most + 1, OWN_USER)):
+        large = make_run()
+        large = replace(large, metadata=replace(large.metadata, annotations={"a": "x" * size}))
+        status = world.denies(question(large, user=user), 422, "Invalid", "Invalid")
+        assert "512 KiB" in status["message"]
+
+
 def test_what_is_usual_is_allowed_without_one(world: World) -> None:
     world.know(make_observability())
     assert "warnings" not in world.ask(question(make_run()))
@@ -376,8 +397,8 @@ def test_what_is_usual_is_allowed_without_one(world: World) -> None:
 )
 def test_warnings_are_short_enough_to_be_shown(run: Run, name: str) -> None:
     status = NodeObservabilityStatus(conditions=(Condition(type="Ready", status="False"),))
-    targets = [{"name": name, "url": "http://10.0.0.1/"}]
-    observability = from_builtins({"metadata": {"name": "c"}, "spec": {"targets": targets}}, NodeObservability)
+    spec = {"targets": [{"name": name, "url": "http://10.0.0.1/"}], "type": "scripting", "via": "apiServer"}
+    observability = from_builtins({"metadata": {"name": "c"}, "spec": spec}, NodeObservability)
     observability = replace(observability, status=status)
     warnings = [*odd_in_run(run, observability=observability), *odd_in_observability(observability)]
     assert warnings
