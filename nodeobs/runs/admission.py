@@ -180,7 +180,7 @@ def _check_size(raw: Raw) -> None:
     if size > MAX_RUN_BYTES:
         raise InvalidInput(
             f"the Run has {size} bytes as it is stored (metadata.managedFields repeats spec.nodes) and may have at "
-            f"most {MAX_RUN_BYTES} (512 KiB): name fewer nodes or select them by labels, and leave out large annotations"
+            f"most {MAX_RUN_BYTES} (512 KiB): name fewer nodes or select them by labels, leave out large annotations"
         )
 
 
