@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -38,6 +39,17 @@ KEPT_FOR: Final = timedelta(days=1)
 _BACKDATED: Final = timedelta(hours=1)
 """Clocks differ."""
 _MOST_AUTHORITIES: Final = 4
+_UNUSABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InvalidSignature,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate or key that somebody damaged can end with; each part of it is read when it is needed."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +95,20 @@ class Material:
 
 
 def material_from(data: Mapping[str, bytes]) -> Material | None:
-    """What a Secret holds, or None where it is nothing to go on with."""
+    """What a Secret holds, or None where it is nothing to go on with. Damaged authorities are left out.
+
+    The API server takes no bundle with such in it.
+    """
     try:
         certificates = x509.load_pem_x509_certificates(data["ca.crt"])
         since = datetime.fromisoformat(data["since"].decode()).astimezone(UTC)
         served = Pair(data["tls.crt"], data["tls.key"])
-    except (KeyError, ValueError):
+    except (KeyError, *_UNUSABLE):
         return None
     following = Pair(data["next.crt"], data["next.key"]) if {"next.crt", "next.key"} <= data.keys() else None
-    authorities = tuple(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
-    return Material(served=served, authorities=authorities, since=since, following=following)
+    authorities = (certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+    whole = tuple(one for one in authorities if _has_signed(one, one))
+    return Material(served=served, authorities=whole, since=since, following=following)
 
 
 def names_of(service: str, namespace: str) -> tuple[str, ...]:
@@ -123,7 +139,7 @@ def rotate(material: Material, *, names: Sequence[str], now: datetime) -> Materi
         if _is_usable(material.following, material.authorities, names, now):
             return replace(material, served=material.following, following=None, since=now)
     elif waited >= KEPT_FOR:
-        needed = tuple(one for one in material.authorities if _has_signed(one, material.served))
+        needed = tuple(one for one in material.authorities if _has_signed(one, material.served.certificate))
         if needed != material.authorities:
             return replace(material, authorities=needed, since=now)
     if material.following is not None or _end(material.served) - now < RENEW_BEFORE:
@@ -143,24 +159,28 @@ def _is_usable(pair: Pair, authorities: Sequence[bytes], names: Sequence[str], n
         certificate = x509.load_pem_x509_certificate(pair.certificate)
         key = load_pem_private_key(pair.key, None)
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound):
+        fits = _public_bytes(key) == _public_bytes(certificate)
+    except _UNUSABLE:
         return False
-    asked = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return (
-        key.public_key().public_bytes(*asked) == certificate.public_key().public_bytes(*asked)
+        fits
         and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
         and names[0] in alternatives.get_values_for_type(x509.DNSName)
-        and any(_has_signed(one, pair) for one in authorities)
+        and any(_has_signed(one, pair.certificate) for one in authorities)
     )
 
 
-def _has_signed(authority: bytes, pair: Pair) -> bool:
-    issuer = x509.load_pem_x509_certificate(authority)
+def _has_signed(authority: bytes, certificate: bytes) -> bool:
     try:
-        x509.load_pem_x509_certificate(pair.certificate).verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        issuer = x509.load_pem_x509_certificate(authority)
+        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(issuer)
+    except _UNUSABLE:
         return False
     return True
+
+
+def _public_bytes(owner: PrivateKeyTypes | x509.Certificate) -> bytes:
+    return owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _end(pair: Pair) -> datetime:

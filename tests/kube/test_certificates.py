@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +159,34 @@ def test_the_successor_is_there_when_the_first_has_ended_meanwhile() -> None:
 def test_whatever_a_secret_holds_there_is_a_certificate(data: dict[str, bytes]) -> None:
     material = mend(material_from(data), names=NAMES, now=START)
     assert is_trusted(material.served, material.bundle, START)
+
+
+@pytest.mark.parametrize("key", ["tls.crt", "ca.crt"])
+def test_a_certificate_whose_public_key_or_version_is_damaged_is_made_anew(key: str) -> None:
+    """It can be loaded as a whole; what is wrong shows when the part is used."""
+    data = {name: value for name, value in made().to_data().items() if value is not None}
+    certificate = x509.load_pem_x509_certificate(data[key])
+    der = certificate.public_bytes(Encoding.DER)
+    public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    at = der.index(public)
+    for place in (der.index(b"\xa0\x03\x02\x01\x02") + 4, *range(at, at + len(public))):
+        damaged = bytearray(der)
+        damaged[place] ^= 0x10
+        pem = ssl.DER_cert_to_PEM_cert(bytes(damaged)).encode()
+        material = mend(material_from(data | {key: pem}), names=NAMES, now=START)
+        assert is_trusted(material.served, material.bundle, START)
+        for authority in x509.load_pem_x509_certificates(material.bundle):
+            authority.verify_directly_issued_by(authority)
+
+
+def test_a_damaged_authority_is_not_published_beside_the_one_in_use() -> None:
+    data = {name: value for name, value in made().to_data().items() if value is not None}
+    der = bytearray(x509.load_pem_x509_certificate(made().bundle).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    beside = data["ca.crt"] + ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+    material = mend(material_from(data | {"ca.crt": beside}), names=NAMES, now=START)
+    assert material.served.certificate == data["tls.crt"]
+    assert material.bundle == data["ca.crt"]
 
 
 def test_no_key_is_shown() -> None:
