@@ -33,8 +33,10 @@ def from_transport(agent: Agent, error: httpx.TransportError | ssl.SSLError) -> 
     if tls is not None:
         return AgentError(FailureReason.TLS_FAILURE, f"{agent}: {_tls(tls)}")
     if isinstance(error, httpx.ProtocolError):
+        said = clean(str(error)).rstrip(".")
+        advice = "check that an agent listens there, and whether with TLS (agent_tls)"
         return AgentUnavailable(
-            FailureReason.BAD_RESPONSE, f"{agent}: does not answer as an agent does: {clean(str(error))}", sent=True
+            FailureReason.BAD_RESPONSE, f"{agent}: does not answer as an agent does: {said}: {advice}", sent=True
         )
     sent = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
     return _no_answer(agent, _network(error, causes), sent=sent)
@@ -60,9 +62,9 @@ class _Problem(Document, frozen=True, kw_only=True):
 
 
 _ADVICE = {
-    401: "the agent does not accept the service's token: both sides must be given the same one (agent_token_file here)",
+    401: "the agent does not accept the service's token: check agent_token_file here and what the agent accepts",
     403: "the agent knows the service's token but does not let it collect",
-    503: "the agent is not ready",
+    503: "the agent cannot do it now",
 }
 _REASONS = {
     401: FailureReason.UNAUTHORIZED,
@@ -121,8 +123,8 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not accepted: {error.verify_message}: check the authority (agent_ca_file) "
-            "and the names and dates in the certificate"
+            f"its certificate is not accepted: {error.verify_message.rstrip('.')}: check the authority "
+            "(agent_ca_file), and in the certificate the name (agent_server_name, else the address) and the dates"
         )
     detail = (error.reason or str(error)).replace("_", " ").lower()
     return f"TLS cannot be set up: {detail}: check that the agent serves HTTPS on that port (agent_tls)"

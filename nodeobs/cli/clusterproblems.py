@@ -30,6 +30,9 @@ _EXIT_CODES: Final = {
 _NO_SUCH_KIND: Final = ("could not find the requested resource", "404 page not found")
 """What the API server says where the custom resources are not installed, by its version and the request."""
 
+_NOBODY_CHECKS: Final = ("failed calling webhook", "conversion webhook for")
+"""How it begins where our webhooks do not answer."""
+
 
 @contextmanager
 def told(place: ClusterPlace, *, accepted: bool = False) -> Iterator[None]:
@@ -64,10 +67,14 @@ def _hint(error: NodeobsError, place: ClusterPlace) -> str:
     if isinstance(error, RunInProgress) and error.holder:
         wait, cancel = (place.command(verb, error.holder) for verb in ("run wait", "run cancel"))
         return f"wait for it with `{wait}`, or cancel it with `{cancel}`"
+    if isinstance(error, StoreDenied) and "does not accept the credentials" in str(error):
+        return "log in again; `kubectl auth whoami` tells whether that helped"
     if isinstance(error, StoreDenied):
         return (
             "ask for the role nodeobs-viewer, nodeobs-runner or nodeobs-admin; `kubectl auth whoami` tells who you are"
         )
     if isinstance(error, NotFound) and any(text in str(error) for text in _NO_SUCH_KIND):
         return "nodeobs is not installed in this cluster: `nodeobs manifests | kubectl apply --server-side -f -`"
+    if isinstance(error, StoreUnavailable) and any(text in str(error) for text in _NOBODY_CHECKS):
+        return f"nodeobs has to run to check it: `kubectl get pods --namespace {place.service_namespace}`"
     return ""

@@ -86,7 +86,8 @@ def _port(guard: subprocess.Popen[bytes], errors: IO[bytes], what: str) -> int:
             reason = _last_line(errors) or ("it ended without a word" if ready else f"not within {_READY_SECONDS:g} s")
             raise Unavailable(
                 f"kubectl cannot forward a port to {what}: {reason}",
-                hint="name nodeobs' own namespace with --service-namespace; there you need the role nodeobs-client",
+                hint="name nodeobs' own namespace with --service-namespace; there you need the role nodeobs-client, "
+                "and nodeobs must run in a pod: elsewhere, name its URL with --server",
             )
     raise Unavailable(f"kubectl port-forward did not tell its port: {told[:200].decode(errors='replace')}")
 

@@ -161,6 +161,8 @@ def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: 
             "limit": str(limit),
         }
         runs = service.runs(**{name: value for name, value in wanted.items() if value})
+        if not runs and wanted["namespace"]:
+            session.note(f"in namespace {wanted['namespace']}; --all-namespaces shows those of all")
         session.answer(
             {"items": [outcomes.document(run) for run in runs]}, lambda: outcomes.listing(runs, service.now())
         )

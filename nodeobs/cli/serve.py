@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -41,8 +42,21 @@ def serve(*, bind: str | None, config: Path | None) -> None:
     given = {"NODEOBS_BIND": bind, "NODEOBS_CONFIG": str(config) if config else None}
     environ = dict(os.environ) | {name: value for name, value in given.items() if value}
     try:
-        Settings.load(environ)
+        _try_to_listen(Settings.load(environ))
     except ConfigurationError as error:
         click.echo(f"Error: {error}", err=True)
         raise click.exceptions.Exit(ExitCode.USAGE) from error
     os.execve(sys.executable, [sys.executable, *COMMAND], environ)  # noqa: S606 - no shell is wanted
+
+
+def _try_to_listen(settings: Settings) -> None:
+    """Say now what gunicorn would say after five seconds, in words that do not tell what to do."""
+    host, port = settings.bind_host, settings.bind_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen at {settings.bind}: {os.strerror(error.errno) if error.errno else error}; end the program "
+            "that does, or choose another address of this machine with --bind or NODEOBS_BIND"
+        ) from error

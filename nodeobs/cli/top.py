@@ -28,6 +28,16 @@ from nodeobs.pprof.ranking import Order
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
 
+class _Count(click.IntRange):
+    """So many functions: ``-n``, which with every other command is the namespace."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; what is none may have been meant as a namespace."""
+        if not str(value).lstrip("-").isdecimal():
+            self.fail(f"{value!r} is no number of functions; a namespace is given with --namespace", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Loaded(NamedTuple):
     """A profile's bytes, and what it is of."""
 
@@ -55,7 +65,7 @@ class Loaded(NamedTuple):
     help="Of this type. [default: cpu where there is one, else the first]",
 )
 @click.option("--node", metavar="NAME", help="Of this node alone. [default: merged over all nodes]")
-@click.option("-n", "limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="So many functions.")
+@click.option("-n", "limit", type=_Count(1, 100_000), default=20, show_default=True, help="So many functions.")
 @click.option(
     "--by", type=click.Choice(["flat", "cum"]), default="flat", show_default=True, help="Sort by this column."
 )

@@ -285,7 +285,7 @@ def failure(code: int, body: bytes) -> NodeobsError:
     try:
         status = msgspec.json.decode(body, type=Status)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        status = Status(message=body[:500].decode(errors="replace"))
+        status = Status(message=body[:500].decode(errors="replace").strip())
     return failure_of(status, code)
 
 
@@ -298,7 +298,9 @@ def failure_of(status: Status, code: int) -> NodeobsError:
         return RunInProgress(concurrent.message or message, holder=concurrent.field)
     if code == 409 and status.reason == "AlreadyExists":
         return AlreadyExists(message)
-    if code in (401, 403):
+    if code == 401:
+        return StoreDenied(f"the API server does not accept the credentials: {message}")
+    if code == 403:
         return StoreDenied(f"the API server does not let nodeobs do this: {message}")
     if code in _KINDS:
         return _KINDS[code](message)

@@ -75,6 +75,8 @@ class LeaseLeadership:
         renew: float = 3.0,
     ) -> None:
         self.holder = holder
+        self.leader = ""
+        """Who had the Lease when it could not be taken."""
         self._client = client
         self._namespace = namespace
         self._name = name
@@ -160,6 +162,7 @@ class LeaseLeadership:
             self._seen, self._seen_at = lease.spec, self._monotonic()
         if not lease.spec.holder_identity or lease.spec.holder_identity == self.holder:
             return False  # released; or it was taken here, and the answer was lost
+        self.leader = lease.spec.holder_identity
         duration = lease.spec.lease_duration_seconds or self._duration
         return self._monotonic() - self._seen_at < duration
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from nodeobs.model import Phase, Run
+from nodeobs.model import FailureReason, Phase, Run
 from nodeobs.outputs.manifest import Manifest
 
 _NAMED_NODES = 10
@@ -44,7 +44,7 @@ def rejected(holder: Run) -> Announcement:
 def finished(run: Run, manifest: Manifest | None) -> list[Announcement]:
     """A Run has finished: one Event for each reason that agents failed for, and one for the whole."""
     told = [*_failures(manifest)] if manifest else []
-    good = run.status.phase is Phase.SUCCEEDED
+    good = run.status.phase in (Phase.SUCCEEDED, Phase.CANCELLED)
     said = next((condition.message for condition in run.status.conditions if condition.type == "Finished"), "")
     where = f"; output {run.status.output}" if run.status.output else ""
     told.append(Announcement("Normal" if good else "Warning", "Finished", f"{run.status.phase.value}: {said}{where}"))
@@ -64,6 +64,8 @@ def _failures(manifest: Manifest) -> list[Announcement]:
                 if piece.reason is not None
             ]
         for reason, name, message in failures:
+            if reason == FailureReason.CANCELLED:
+                continue  # asked for, and told with the whole
             if name not in nodes[reason]:
                 nodes[reason].append(name)
             examples.setdefault(reason, message)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
 
-from nodeobs.errors import Conflict, LeadershipLost, NotFound, StoreError, WatchExpired
+from nodeobs.errors import Conflict, InvalidInput, LeadershipLost, NotFound, StoreError, StoreUnavailable, WatchExpired
 from nodeobs.metrics import Metrics
 from nodeobs.model import DriverClaim, NodeObservability, Phase, Run, replace
 from nodeobs.outputs.manifest import Manifest
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 _STANDBY_SECONDS = 1.0
 _WATCH_SECONDS = 60.0
+_OWED_SECONDS = 10.0
+"""What could not be done is tried again after so long."""
 _LOST_SECONDS = 0.25
 _HANDOVER_SECONDS = 1.5
 _ATTEMPTS = 3
@@ -43,6 +45,8 @@ class Leadership(Protocol):
     """Who may drive Runs: a file lock, a Lease."""
 
     holder: str
+    leader: str
+    """Who leads, as far as it was seen when this process could not; else empty."""
 
     def try_acquire(self) -> int | None:
         """Term that was acquired, higher than any before; None where another process leads."""
@@ -86,11 +90,16 @@ class Controller:
 
     def run(self, stop: threading.Event) -> None:
         """Lead whenever possible until ``stop`` is set; then hand over what is going, within two seconds."""
+        stood_by_for = None
         while not stop.is_set():
             term = self._leadership.try_acquire()
             if term is None:
+                if stood_by_for != self._leadership.leader:  # once, not every second
+                    stood_by_for = self._leadership.leader
+                    log.info("standing by", leader=stood_by_for)
                 stop.wait(_STANDBY_SECONDS)
                 continue
+            stood_by_for = None
             try:
                 self._lead(DriverClaim(holder=self._leadership.holder, term=term), stop)
             finally:
@@ -116,9 +125,12 @@ class Controller:
                 try:
                     self._follow(claim, threads, over)
                     failures = 0
-                except (StoreError, WatchExpired) as error:
+                except StoreError as error:
                     failures += 1
-                    log.warning("cannot follow the store, trying again", error=str(error))
+                    if isinstance(error, WatchExpired):  # it happens, and nothing is missed
+                        log.info("changes are no longer kept, listing again", error=str(error))
+                    else:
+                        log.warning("cannot follow the store, trying again", error=str(error))
                     over.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             over.set()
@@ -135,52 +147,67 @@ class Controller:
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
         """Act on every change until the watch ends or fails."""
         runs, since = self._take_stock()
-        self._reconcile(runs.values(), claim, threads)
         while not stop.is_set():
-            for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS):
+            # Without a change as well: a driver may have let go of a Run that is still to be finished.
+            done = self._reconcile(runs, claim, threads)
+            for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS if done else _OWED_SECONDS):
                 since = change.revision
                 self._note(change, runs)
-                self._reconcile(runs.values(), claim, threads)
-            # Without a change as well: a driver may have let go of a Run that is still to be finished.
-            self._reconcile(runs.values(), claim, threads)
+                if not self._reconcile(runs, claim, threads):
+                    break
 
     def _note(self, change: Change[Run], runs: dict[str, Run]) -> None:
         run = change.object
+        runs.pop(run.metadata.uid, None)
         if change.type is ChangeType.DELETED:
-            runs.pop(run.metadata.uid, None)
             self._history.drop(run.metadata.uid)
-        elif run.finished:
-            runs.pop(run.metadata.uid, None)
+            return
+        if run.finished:
             self._history.note(run)
-            self._let_go(run)
-        else:
+        if _concerns(run):
             runs[run.metadata.uid] = run
 
-    def _let_go(self, run: Run) -> None:
-        """Let a finished Run be deleted where its driver could not: it was cut off just then, or lost a race."""
-        with self._lock:
-            driven = run.metadata.uid in self._drivers
-        if not driven and FINALIZER in run.metadata.finalizers:
-            with suppress(NotFound):
-                release(self._store, run)
-
     def _take_stock(self) -> tuple[dict[str, Run], str]:
-        """Unfinished Runs by uid, and the revision to watch from. The others are shown, and not held in memory."""
+        """Runs that there is something to do about, by uid, and the revision to watch from.
+
+        The others are shown, and not held in memory.
+        """
         snapshot = self._store.snapshot(Run)
         self._exporter.restore(snapshot.items, self._store.list(NodeObservability))
         self._history.reset(snapshot.items)
-        for run in snapshot.items:
-            if run.finished:
-                self._let_go(run)
-        return {run.metadata.uid: run for run in snapshot.items if not run.finished}, snapshot.revision
+        return {run.metadata.uid: run for run in snapshot.items if _concerns(run)}, snapshot.revision
 
-    def _reconcile(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
+    def _reconcile(self, runs: Mapping[str, Run], claim: DriverClaim, threads: list[threading.Thread]) -> bool:
+        """Do what the Runs need; False where something is left to do, which holds up no other Run."""
         with self._lock:
-            begun = set(self._drivers)
-        settlement = settle(list(runs), begun=begun)
-        for run, holder in settlement.rejected:
-            self._reject(run, holder)
-        for run in settlement.driven:
+            drivers = dict(self._drivers)
+        for uid, driver in drivers.items():
+            if uid not in runs or runs[uid].finished:
+                driver.cancel()  # deleted, or finished by somebody else: its agents are wanted for the next Run
+        settlement = settle(list(runs.values()), begun=drivers)
+        # While its driver lives, it lets go of a finished Run itself, unless it is a driver that lost it.
+        done = [
+            run.metadata.uid not in drivers and self._written(run, partial(release, self._store, run))
+            for run in runs.values()
+            if run.finished
+        ]
+        done += [self._written(run, partial(self._reject, run, holder)) for run, holder in settlement.rejected]
+        self._drive(settlement.driven, claim, threads)
+        return all(done)
+
+    def _written(self, run: Run, write: Callable[[], None]) -> bool:
+        """Write something about a Run; False where that is not possible now."""
+        try:
+            write()
+        except (Conflict, NotFound):
+            return True  # the change that made it so brings us here again
+        except (StoreUnavailable, InvalidInput) as error:
+            log.warning("cannot write a run, trying again", run=run.key, error=str(error))
+            return False
+        return True
+
+    def _drive(self, runs: Iterable[Run], claim: DriverClaim, threads: list[threading.Thread]) -> None:
+        for run in runs:
             uid = run.metadata.uid
             with self._lock:
                 driver = self._drivers.get(uid)
@@ -197,10 +224,7 @@ class Controller:
     def _reject(self, run: Run, holder: Run) -> None:
         message = f"Run {holder.key} on the same NodeObservability was first; one Run at a time"
         status = results.finished(run.status, Phase.REJECTED, reason="ConcurrentRun", message=message, now=self._now())
-        try:
-            rejected = self._store.update(replace(run, status=status))
-        except (Conflict, NotFound):
-            return  # the change that made it so brings us here again
+        rejected = self._store.update(replace(run, status=status))
         log.info("run rejected", run=run.key, holder=holder.key)
         self._exporter.count(rejected, None)
         self._surroundings.announce(rejected, announcements.rejected(holder))
@@ -220,6 +244,9 @@ class Controller:
                 self._tell(driver.run, None)
         except (LeadershipLost, StoreError) as error:
             log.warning("letting go of a run", run=run.key, error=str(error))
+        except Exception:  # a thread's edge
+            log.exception("giving up on a run failed, it is looked at again", run=run.key)
+            self._metrics.internal_errors.labels("driver").inc()
         finally:
             with self._lock:
                 self._drivers.pop(run.metadata.uid, None)
@@ -228,15 +255,16 @@ class Controller:
     def _attempt(self, driver: Driver) -> bool:
         """Drive once; False when it failed in a way that trying again may mend."""
         try:
-            if driver.drive() is Ending.FINISHED:
-                self._tell(driver.run, driver.manifest)
-                driver.clean_up()
+            ending = driver.drive()
         except (LeadershipLost, StoreError):
             raise
         except Exception:  # a thread's edge
             log.exception("driving a run failed", run=driver.run.key)
             self._metrics.internal_errors.labels("driver").inc()
             return False
+        if ending is Ending.FINISHED:
+            self._tell(driver.run, driver.manifest)
+            driver.clean_up()
         return True
 
     def _tell(self, run: Run, manifest: Manifest | None) -> None:
@@ -260,3 +288,8 @@ class Controller:
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 log.warning("still busy at hand-over, left behind", thread=thread.name)
+
+
+def _concerns(run: Run) -> bool:
+    """Whether there is anything to do about it: to finish it, or to let it be deleted."""
+    return not run.finished or FINALIZER in run.metadata.finalizers

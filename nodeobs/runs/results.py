@@ -103,12 +103,18 @@ def final_status(run: Run, manifest: Manifest) -> RunStatus:
 
 
 def to_purge(manifest: Manifest) -> frozenset[str]:
-    """Nodes whose agents may drop their copies: not those that may hold what could not be brought here or stored."""
+    """Nodes whose agents may drop their copies: not those that may hold what could not be brought here or stored.
+
+    Those that listen to nobody here are left out.
+    """
     kept = {FailureReason.STORAGE_FULL, FailureReason.INTERNAL, FailureReason.TIMEOUT}
+    deaf = {FailureReason.NO_AGENT, FailureReason.TLS_FAILURE, FailureReason.UNAUTHORIZED, FailureReason.FORBIDDEN}
     return frozenset(
         node.name
         for node in manifest.nodes
-        if not node.upstream and (manifest.cancelled or not any(piece.reason in kept for piece in node.pieces))
+        if not node.upstream
+        and node.reason not in deaf
+        and (manifest.cancelled or not any(piece.reason in kept for piece in node.pieces))
     )
 
 

@@ -27,6 +27,8 @@ class FileLeadership:
     def __init__(self, path: Path, *, known_term: Callable[[], int] = lambda: 0) -> None:
         self.holder = f"{socket.gethostname()}-{os.getpid()}"
         """This process, as the file and a Run's ``status.driver`` name it."""
+        self.leader = ""
+        """Who had the lock when it could not be taken."""
         self._path = path
         self._known_term = known_term
         self._held: tuple[int, int] | None = None
@@ -84,6 +86,7 @@ class FileLeadership:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.leader = os.pread(descriptor, _MAX_BYTES, 0).decode(errors="replace").partition(" ")[2].strip()
             return None
         last = self._last_term(descriptor)
         term = max(last, self._known_term()) + 1

@@ -9,6 +9,8 @@ import threading
 import time
 from contextlib import ExitStack
 
+import structlog
+
 from nodeobs.agents.endpoints import ClusterRoster
 from nodeobs.kube.certificates import CertificateKeeper
 from nodeobs.kube.client import KubeClient
@@ -30,6 +32,8 @@ from nodeobs.web.access import ClusterAccess
 from nodeobs.web.clock import utc_now
 from nodeobs.web.parts import Background, Parts
 from nodeobs.web.server import own_certificate
+
+log = structlog.get_logger(__name__)
 
 _CREATIONS = 32
 _ADMISSION_SECONDS = 2.0
@@ -77,6 +81,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
     )
 
     def start(stack: ExitStack, stop: threading.Event) -> None:
+        log.info("Runs are kept by the API server", server=client.credentials.server, namespace=settings.namespace)
         stack.callback(client.close)
         recorder.start()
         stack.callback(recorder.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -72,7 +73,9 @@ def _ours(error: errors.NodeobsError) -> Response:
         return problem(status, str(error), kind=kind, holder=error.holder)
     headers = {"WWW-Authenticate": CHALLENGE} if status == 401 else {}
     if status == 503:
-        log.error("cannot answer", path=request.path, error=str(error))
+        # A probe asks again and again, and what it finds is logged where it happens.
+        level = logging.DEBUG if request.endpoint == "ops.readyz" else logging.ERROR
+        log.log(level, "cannot answer", path=request.path, error=str(error))
         headers["Retry-After"] = _RETRY_SECONDS
     return problem(status, str(error), kind=kind, headers=headers)
 

@@ -71,6 +71,7 @@ def test_a_certificate_for_another_name_is_a_tls_failure(drive: Drive, tmp_path:
             (outcome,) = await drive.over(fleet)
         assert outcome.reason is FailureReason.TLS_FAILURE
         assert "IP address mismatch" in outcome.message
+        assert "agent_server_name" in outcome.message
 
     asyncio.run(run())
 

@@ -92,7 +92,7 @@ def test_refused_starts_are_typed_and_the_others_go_on(drive: Drive) -> None:
         500: (FailureReason.BAD_RESPONSE, "HTTP status 500 (not now)"),
         302: (FailureReason.BAD_RESPONSE, "HTTP status 302 (not now)"),
         507: (FailureReason.STORAGE_FULL, "HTTP status 507 (not now)"),
-        503: (FailureReason.NOT_READY, "the agent is not ready (not now)"),
+        503: (FailureReason.NOT_READY, "the agent cannot do it now (not now)"),
     }
 
     async def run() -> None:

@@ -190,12 +190,13 @@ def denied(code: int, reason: str, message: str, *causes: dict[str, str]) -> Ans
 @pytest.mark.parametrize(
     ("answer", "code", "text"),
     [
-        (denied(401, "Unauthorized", "Unauthorized"), 6, "kubectl auth whoami"),
+        (denied(401, "Unauthorized", "Unauthorized"), 6, "log in again"),
         (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "nodeobs-runner"),
         (denied(404, "NotFound", "the server could not find the requested resource"), 5, "nodeobs manifests"),
         (denied(409, "AlreadyExists", "it exists"), 4, "it exists"),
         (denied(422, "Invalid", "durationSeconds must be 1 to 3600"), 2, "durationSeconds must be 1 to 3600"),
-        (denied(500, "InternalError", "failed calling webhook"), 6, "failed calling webhook"),
+        (Answer(404, b"404 page not found\n"), 5, "404 page not found\nHint: nodeobs is not installed"),
+        (denied(500, "InternalError", "failed calling webhook"), 6, "`kubectl get pods --namespace nodeobs`"),
         (Answer(201, b"[]"), 6, "cannot be read"),
         (
             denied(409, "Conflict", "denied", {"reason": CONCURRENT_RUN, "message": "busy", "field": "other/r"}),
@@ -227,6 +228,12 @@ def test_what_cannot_be_read_is_left_out_of_lists(world: World, nodeobs: Invoke)
     assert "run-1" in result.stdout
     assert r"bad\x1b[31m is left out" in result.stderr
     assert "\x1b" not in result.output
+
+
+def test_no_runs_in_one_namespace_are_not_none_at_all(world: World, nodeobs: Invoke) -> None:
+    world.answers["GET", RUNS] = Answer(body={"metadata": {"resourceVersion": "9"}, "items": []})
+    result = nodeobs("run", "list", "--context", "fake")
+    assert (result.stdout, result.stderr) == ("no Runs\n", "in namespace here; --all-namespaces shows those of all\n")
 
 
 def test_waiting_goes_on_where_it_was_refused_for_a_moment(world: World, nodeobs: Invoke) -> None:
@@ -415,6 +422,7 @@ def test_what_kubectl_complains_about_is_told(world: World, nodeobs: Invoke) -> 
         'Error from server (NotFound): services "nodeobs" not found' in result.stderr
     )
     assert "nodeobs-client" in result.stderr
+    assert "--server" in result.stderr
     assert "\x1b" not in result.stderr
     wait_for("kubectl has ended", world.kubectl.all_gone)
 

@@ -108,6 +108,12 @@ def test_a_sample_type_that_is_not_there(nodeobs: Invoke, tmp_path: Path) -> Non
     assert "no sample type 'space', only samples, cpu" in result.stderr
 
 
+def test_a_namespace_is_no_number_of_functions(nodeobs: Invoke) -> None:
+    result = nodeobs("top", "run-1", "-n", "sre")
+    assert result.exit_code == 2
+    assert "'sre' is no number of functions; a namespace is given with --namespace" in result.stderr
+
+
 def test_target_and_profile_are_of_runs(nodeobs: Invoke, tmp_path: Path) -> None:
     (tmp_path / "a.pb.gz").write_bytes(CRIO)
     assert nodeobs("top", "a.pb.gz", "--target", "crio").exit_code == 2

@@ -146,6 +146,7 @@ def test_one_leads_and_its_term_goes_on(replica: Replica, kept: OneLease) -> Non
     assert one.held()
     assert other.try_acquire() is None
     assert not other.held()
+    assert other.leader == "one"
     assert one.try_acquire() == 1
     assert kept.spec["holderIdentity"] == "one"
     assert kept.spec["leaseDurationSeconds"] == 15

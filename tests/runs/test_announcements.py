@@ -54,6 +54,12 @@ def test_a_missing_piece_of_a_node_that_delivered_is_told() -> None:
     ]
 
 
+def test_a_run_that_was_cancelled_is_no_warning() -> None:
+    node = NodeResult(name="a", reason=FailureReason.CANCELLED, message="a: the Run was cancelled")
+    (told,) = finished(over(Phase.CANCELLED, "cancelled before it finished"), manifest(node))
+    assert (told.type, told.message) == ("Normal", "Cancelled: cancelled before it finished")
+
+
 def test_a_run_without_a_manifest_is_told_as_a_whole() -> None:
     (told,) = finished(over(Phase.FAILED, "an internal error"), None)
     assert (told.type, told.message) == ("Warning", "Failed: an internal error")

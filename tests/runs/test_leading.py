@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from nodeobs.errors import NotFound
 from nodeobs.model import DriverClaim, NodeObservability, Phase, Run, replace
@@ -26,10 +27,13 @@ class Term:
 
     def __init__(self, number: int) -> None:
         self.holder = f"holder-{number}"
+        self.leader = "somebody"
         self.number = number
         self.lost = threading.Event()
+        self.tries = 0
 
     def try_acquire(self) -> int | None:
+        self.tries += 1
         return None if self.lost.is_set() else self.number
 
     def held(self) -> bool:
@@ -146,3 +150,13 @@ def test_events_tell_the_start_each_reason_the_end_and_a_rejection(world: World)
         ("first", "Warning", "AgentFailed"),
         ("second", "Warning", "Rejected"),
     ]
+
+
+def test_who_stands_by_says_once_for_whom(world: World) -> None:
+    ahead = Term(1)
+    ahead.lost.set()
+    with capture_logs() as logs:
+        hand_over = world.lead(controller(world, ahead))
+        wait_for("it tried twice", lambda: ahead.tries >= 2)
+        hand_over()
+    assert [entry["leader"] for entry in logs if entry["event"] == "standing by"] == ["somebody"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -53,3 +54,13 @@ def test_the_messages_of_a_few_are_left_as_they_are() -> None:
     outcome = AgentOutcome(agent=outcome.agent, reason=outcome.reason, message=f"{outcome.agent}: {said}")
     (failed,) = results.final_status(make_run(), manifest([outcome])).failed_agents
     assert failed.message == outcome.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [(FailureReason.NO_AGENT, False), (FailureReason.FORBIDDEN, False), (FailureReason.CANCELLED, True)],
+)
+def test_agents_that_listen_to_nobody_are_not_told_to_drop_their_copies(reason: FailureReason, told: bool) -> None:
+    (outcome,) = failures(1)
+    refused = dataclasses.replace(outcome, reason=reason)
+    assert (outcome.agent.name in results.to_purge(manifest([refused]))) is told

@@ -42,6 +42,7 @@ def test_one_leads_and_its_term_goes_on(leadership: FileLeadership, other: FileL
     assert other.try_acquire() is None
     assert leadership.try_acquire() == 1
     assert other.try_acquire() is None
+    assert other.leader == leadership.holder
 
 
 def test_every_term_is_higher_than_all_before(leadership: FileLeadership, other: FileLeadership) -> None:

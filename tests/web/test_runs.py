@@ -9,6 +9,7 @@ from dataclasses import replace as replace_services
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from structlog.testing import capture_logs
 
 from nodeobs.errors import StoreUnavailable
 from nodeobs.model import DriverClaim, NodeObservability, Phase, Run, RunStatus, decode_json, replace
@@ -260,9 +261,17 @@ def test_a_store_that_is_down_is_worth_a_retry(services: Services) -> None:
             raise StoreUnavailable("the disk is full: free some space")
 
     client = create_app(replace_services(services, store=Down())).test_client()  # type: ignore[arg-type]
-    for answer in (client.get(RUNS), client.post(RUNS, json=run_body()), client.get("/readyz")):
-        assert_problem(answer, 503, "the disk is full")
-        assert answer.headers["Retry-After"]
+    with capture_logs() as logs:
+        for answer in (client.get(RUNS), client.post(RUNS, json=run_body()), client.get("/readyz")):
+            assert_problem(answer, 503, "the disk is full")
+            assert answer.headers["Retry-After"]
+    # A probe that asks every few seconds fills no log.
+    told = [entry for entry in logs if entry["event"] == "cannot answer"]
+    assert [(entry["path"], entry["log_level"]) for entry in told] == [
+        (RUNS, "error"),
+        (RUNS, "error"),
+        ("/readyz", "debug"),
+    ]
     assert client.get("/healthz").status_code == 200
 
 
