@@ -122,8 +122,8 @@ class ClusterRoster:
         Raises:
             StoreUnavailable: the API server cannot be asked now.
         """
-        nodes = list(self._objects(NODES.collection(), _Node))
         places = self._look()
+        nodes = list(self._objects(NODES.collection(), _Node))
         lacking = any(node.metadata.name not in places or not places[node.metadata.name].ready for node in nodes)
         pods = newest_by_node(self._objects(PODS.collection(self._namespace), Pod)) if lacking else {}
         return [_row(node, places.get(node.metadata.name), pods.get(node.metadata.name)) for node in nodes]

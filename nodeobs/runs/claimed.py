@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from nodeobs.errors import Conflict, LeadershipLost, NotFound, OutputError, StoreError, StoreUnavailable
+from nodeobs.errors import Conflict, LeadershipLost, NotFound, OutputError, StoreDenied, StoreError, StoreUnavailable
 from nodeobs.model import API_VERSION, GROUP, DriverClaim, NodeObservability, OwnerReference, Run, RunStatus, replace
 from nodeobs.runs import results
 from nodeobs.store.base import Store
@@ -21,7 +21,10 @@ FINALIZER: Final = f"{GROUP}/driven"
 """Keeps a Run that is being deleted until it is cancelled on the agents."""
 
 _RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 5.0
+_QUICK_TRIES = 10
 _CANCELLED_TRIES = 5
+_TRIES_TO_SAY_IT_AGAIN = 60
 
 T = TypeVar("T")
 
@@ -51,6 +54,8 @@ class ClaimedRun:
             owners = (*owners, _owner(parent))
 
         def held(run: Run) -> Run:
+            if run.metadata.deletion_timestamp is not None:
+                return run  # the API server takes no more finalizers for it
             finalizers = (*(name for name in run.metadata.finalizers if name != FINALIZER), FINALIZER)
             return replace(run, metadata=replace(run.metadata, finalizers=finalizers, owner_references=owners))
 
@@ -73,14 +78,18 @@ class ClaimedRun:
         except (HandedOver, NotFound):
             return
 
-    def until_possible(self, action: Callable[[], T]) -> T:
+    def until_possible(self, action: Callable[[], T], *, hindrance: str = "") -> T:
         """Do it, again and again while the stores cannot be reached; nothing collected is given up for that.
 
+        What fails with an OutputError, or has a ``hindrance`` (what the Run's status is to say), must not be waited
+        for for ever by a Run that is cancelled.
+
         Raises:
-            OutputError: outputs cannot be stored, and the Run is cancelled: it must not wait for that for ever.
+            OutputError: outputs cannot be stored, and the Run is cancelled.
+            StoreUnavailable: there is a ``hindrance``, and the Run is cancelled.
             HandedOver: the driver was told to let go.
         """
-        tries = 0
+        tries, said = 0, ""
         while True:
             tries += 1
             if self.handed_over.is_set():
@@ -88,12 +97,15 @@ class ClaimedRun:
             try:
                 return action()
             except (StoreUnavailable, OutputError) as error:
-                log.warning("cannot store, trying again", run=self.run.key, error=str(error))
-                if isinstance(error, OutputError):
-                    if self.cancelled and tries >= _CANCELLED_TRIES:
-                        raise
-                    self._explain(f"cannot store the output, trying again: {error}")
-                self.handed_over.wait(_RETRY_SECONDS)
+                if str(error) != said or tries % _TRIES_TO_SAY_IT_AGAIN == 0:
+                    said = str(error)
+                    log.warning("a run cannot go on, trying again", run=self.run.key, error=said)
+                why = "cannot store the output" if isinstance(error, OutputError) else hindrance
+                if why and self.cancelled and tries >= _CANCELLED_TRIES:
+                    raise
+                if why or isinstance(error, StoreDenied):
+                    self._explain(f"{why or 'cannot go on'}, trying again: {error}")
+                self.handed_over.wait(_RETRY_SECONDS if tries < _QUICK_TRIES else _LONGEST_RETRY_SECONDS)
 
     def _change(self, change: Callable[[Run], Run]) -> None:
         def attempt() -> Run:

@@ -94,7 +94,7 @@ class Controller:
         while not stop.is_set():
             term = self._leadership.try_acquire()
             if term is None:
-                if stood_by_for != self._leadership.leader:  # once, not every second
+                if self._leadership.leader not in ("", stood_by_for):  # once, not every second
                     stood_by_for = self._leadership.leader
                     log.info("standing by", leader=stood_by_for)
                 stop.wait(_STANDBY_SECONDS)

@@ -112,6 +112,8 @@ class Driver:
             LeadershipLost: another process drives it now.
             NotFound: the Run is gone.
         """
+        if self._claimed.cancelled and self.run.status.phase is Phase.PENDING:
+            return self._cancelled("cancelled before it began")
         try:
             manifest = self._find_manifest()
             if manifest is None:
@@ -121,8 +123,9 @@ class Driver:
                     return self.fail(f"the NodeObservability {name!r} was deleted", reason="MissingNodeObservability")
                 manifest = self._collect_and_store(parent)
         except OutputError as error:
-            message = f"cancelled while its output could not be stored: {error}"
-            return self._give_up(Phase.CANCELLED, reason=Phase.CANCELLED.value, message=message)
+            return self._cancelled(f"cancelled while its output could not be stored: {error}")
+        except StoreUnavailable as error:
+            return self._cancelled(f"cancelled while its agents could not be found: {error}")
         except (HandedOver, asyncio.CancelledError):
             return self._let_go()
         self.manifest = manifest
@@ -149,7 +152,7 @@ class Driver:
     def _collect_and_store(self, parent: NodeObservability | None) -> Manifest:
         around, uid = self._around, self.run.metadata.uid
         recovering = self.run.status.phase is not Phase.PENDING
-        roster = self._claimed.until_possible(around.agents)
+        roster = self._claimed.until_possible(around.agents, hindrance="cannot find the agents")
         selection = self._earlier_selection(roster) if recovering else self._select(parent, roster)
         self._claim_run(selection, parent)
         if not recovering:
@@ -299,6 +302,9 @@ class Driver:
             output=status.output,
         )
         return Ending.FINISHED
+
+    def _cancelled(self, message: str) -> Ending:
+        return self._give_up(Phase.CANCELLED, reason=Phase.CANCELLED.value, message=message)
 
     def _give_up(self, phase: Phase, *, reason: str, message: str) -> Ending:
         now = self._around.now()

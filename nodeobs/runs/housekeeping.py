@@ -6,13 +6,12 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from nodeobs.errors import NodeobsError, NotFound
+from nodeobs.errors import InvalidInput, NodeobsError, NotFound, StoreDenied
 from nodeobs.metrics import Metrics
 from nodeobs.model import Run
 from nodeobs.outputs.retention import Policy, enforce
@@ -72,9 +71,15 @@ class Housekeeping:
     def forget_runs(self) -> None:
         """Delete finished Runs past their time, and those beyond the number that is kept."""
         for run in self._history.expired(self._now()):
-            with suppress(NotFound):
-                self._store.delete(Run, run.name, run.namespace)
-                log.info("run forgotten", run=f"{run.namespace}/{run.name}")
+            key = f"{run.namespace}/{run.name}"
+            try:
+                self._store.delete(Run, run.name, run.namespace, uid=run.uid)
+                log.info("run forgotten", run=key)
+            except NotFound:
+                log.debug("run gone already", run=key)
+            except (StoreDenied, InvalidInput) as error:  # this one: somebody's policy may want to keep it
+                log.warning("cannot delete an old run, trying again later", run=key, error=str(error))
+                continue
             self._history.drop(run.uid)
 
     def retain_outputs(self) -> None:

@@ -105,7 +105,7 @@ def final_status(run: Run, manifest: Manifest) -> RunStatus:
 def to_purge(manifest: Manifest) -> frozenset[str]:
     """Nodes whose agents may drop their copies: not those that may hold what could not be brought here or stored.
 
-    Those that listen to nobody here are left out.
+    Those that listen to nobody here are left out; one that began does, and may have been refused by its target only.
     """
     kept = {FailureReason.STORAGE_FULL, FailureReason.INTERNAL, FailureReason.TIMEOUT}
     deaf = {FailureReason.NO_AGENT, FailureReason.TLS_FAILURE, FailureReason.UNAUTHORIZED, FailureReason.FORBIDDEN}
@@ -113,7 +113,7 @@ def to_purge(manifest: Manifest) -> frozenset[str]:
         node.name
         for node in manifest.nodes
         if not node.upstream
-        and node.reason not in deaf
+        and (node.reason not in deaf or node.started_at is not None)
         and (manifest.cancelled or not any(piece.reason in kept for piece in node.pieces))
     )
 

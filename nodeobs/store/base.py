@@ -87,8 +87,10 @@ class Store(Reader, Protocol):
             StoreUnavailable: a retry can help.
         """
 
-    def delete(self, kind: type[R], name: str, namespace: str = "") -> None:
+    def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "") -> None:
         """Delete the object, or mark it with a deletionTimestamp while it has finalizers.
+
+        With ``uid`` only the object that has it, and none that was created later under the same name.
 
         Raises:
             NotFound: there is none.

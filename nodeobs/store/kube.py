@@ -109,12 +109,13 @@ class KubeStore:
         before = _decode(form, found, label_of(resource))
         return _Write(self._client, form, before, after).run(found)
 
-    def delete(self, kind: type[R], name: str, namespace: str = "") -> None:
+    def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "") -> None:
         """Delete an object, or mark it; see :class:`~nodeobs.store.base.Store`."""
         form = self._form(kind)
+        only = {"preconditions": {"uid": uid}} if uid else None
         try:
-            self._client.request("DELETE", form.path.item(*form.locate(name, namespace)))
-        except NotFound as error:
+            self._client.request("DELETE", form.path.item(*form.locate(name, namespace)), only)
+        except (NotFound, Conflict) as error:  # the latter where another has that name
             raise NotFound(f"there is no {label(kind, name, namespace)}") from error
 
     def watch(self, kind: type[R], since: str, *, stop: threading.Event, seconds: float) -> Iterator[Change[R]]:

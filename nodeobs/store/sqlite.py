@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from nodeobs.errors import AlreadyExists, Conflict
+from nodeobs.errors import AlreadyExists, Conflict, NotFound
 from nodeobs.model import replace
 from nodeobs.store import rows
 from nodeobs.store.base import Admit, Change, R, Snapshot
@@ -111,11 +111,13 @@ class SqliteStore:
         self._wake()
         return stored
 
-    def delete(self, kind: type[R], name: str, namespace: str = "") -> None:
+    def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "") -> None:
         """Delete an object, or mark it; see :class:`~nodeobs.store.base.Store`."""
         with self._database.writing() as connection:
             document = rows.document(connection, kind, name, namespace)
             stored = rows.decode(document, kind, label(kind, name, namespace))
+            if uid and (stored is None or stored.metadata.uid != uid):
+                raise NotFound(f"there is no {label(kind, name, namespace)} of uid {uid}")
             if stored is None or not stored.metadata.finalizers:
                 rows.remove(connection, kind, name, namespace, last=document)
             elif stored.metadata.deletion_timestamp is None:

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from nodeobs.agents.agent import Agent
-from nodeobs.errors import OutputStoreUnavailable, StoreUnavailable
+from nodeobs.errors import OutputStoreUnavailable, StoreDenied, StoreUnavailable
 from nodeobs.model import Condition, DriverClaim, FailureReason, Phase, Run, replace
 from nodeobs.outputs.manifest import Manifest
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs import delivery, results
+from nodeobs.runs.claimed import FINALIZER
 from nodeobs.store.base import Change, R
 from nodeobs.store.sqlite import SqliteStore
-from tests.builders import START, make_run
+from tests.builders import START, make_observability, make_run
 from tests.fakes.agent_simulator import Behaviour
 from tests.processes import wait_for
 from tests.runs.conftest import World, now
@@ -33,6 +34,18 @@ class FaultyStore(SqliteStore):
         self.unreadable = 0
         """So many reads by the threads that drive Runs fail."""
         self.unwatchable: Exception | None = None
+        self.refused: set[str] = set()
+        """Names of objects whose changes are refused."""
+
+    def update(self, resource: R) -> R:
+        if resource.metadata.name in self.refused:
+            raise StoreDenied("as the test wants it")
+        return super().update(resource)
+
+    def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "") -> None:
+        if name in self.refused:
+            raise StoreDenied("as the test wants it")
+        super().delete(kind, name, namespace, uid=uid)
 
     def get(self, kind: type[R], name: str, namespace: str = "") -> R:
         if self.unreadable and threading.current_thread().name.startswith("run-"):
@@ -199,3 +212,104 @@ def test_giving_up_on_a_run_that_is_handed_over_leaves_it_to_the_next_driver(wor
     driver.hand_over()
     driver.fail("as the test wants it")
     assert world.get(run).status.phase is Phase.PENDING
+
+
+def test_a_run_that_cannot_be_written_holds_up_no_other(world: World, faulty: FaultyStore) -> None:
+    """Somebody's policy may refuse every change of a Run."""
+    world.agents(Behaviour())
+    faulty.create(make_observability("second"))
+    faulty.create(make_run("holder", parent="second", duration_seconds=600))
+    faulty.refused = {"loser", "ended"}
+    loser = faulty.create(make_run("loser", parent="second", duration_seconds=1))
+    ended = faulty.create(make_run("ended", parent="third", phase=Phase.FAILED))
+    SqliteStore.update(faulty, replace(ended, metadata=replace(ended.metadata, finalizers=(FINALIZER,))))
+    world.lead()
+    good = world.wait(faulty.create(make_run("good", duration_seconds=1)), seconds=20)
+    assert good.status.phase is Phase.SUCCEEDED
+    faulty.refused = set()
+    assert world.wait(loser, seconds=20).status.phase is Phase.REJECTED
+    wait_for("it is let go", lambda: not world.get(ended).metadata.finalizers)
+
+
+@pytest.mark.parametrize("how", ["deleted by force", "finished by somebody"])
+def test_the_agents_of_a_run_that_is_no_more_are_free_for_the_next(world: World, how: str) -> None:
+    fleet = world.agents(Behaviour())
+    world.lead()
+    run = world.store.create(make_run(duration_seconds=600))
+    wait_for("it profiles", lambda: fleet[0].started_at and world.get(run).status.phase is Phase.RUNNING)
+    found = world.get(run)
+    if how == "deleted by force":
+        world.store.update(replace(found, metadata=replace(found.metadata, finalizers=())))
+        world.store.delete(Run, run.metadata.name, run.metadata.namespace)
+    else:
+        world.store.update(replace(found, status=replace(found.status, phase=Phase.FAILED, driver=None)))
+        world.store.delete(Run, run.metadata.name, run.metadata.namespace)
+    wait_for("the agent is told", lambda: fleet[0].asked("DELETE"), seconds=20)
+    wait_for("the Run is gone", lambda: not world.store.list(Run), seconds=30)
+    again = world.wait(world.store.create(make_run("next", duration_seconds=1)), seconds=20)
+    assert again.status.phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize("recovering", [False, True])
+def test_a_run_whose_agents_cannot_be_found_says_so_and_can_be_cancelled(world: World, recovering: bool) -> None:
+    def roster() -> Sequence[Agent]:
+        raise StoreUnavailable("as the test wants it")
+
+    world.lead(world.controller(agents=roster))
+    run = world.store.create(make_run(phase=Phase.RUNNING if recovering else Phase.PENDING))
+
+    def explained() -> bool:
+        return any("cannot find the agents" in condition.message for condition in world.get(run).status.conditions)
+
+    wait_for("the Run says why it does not go on", explained)
+    world.change(run, cancel=True)
+    assert world.wait(run, seconds=30).status.phase is Phase.CANCELLED
+
+
+def test_a_run_that_is_cancelled_before_it_began_disturbs_no_agent(world: World) -> None:
+    fleet = world.agents(Behaviour())
+    run = world.store.create(make_run(cancel=True))
+    world.lead()
+    done = world.wait(run)
+    assert done.status.phase is Phase.CANCELLED
+    assert condition(done, "Finished").message == "cancelled before it began"
+    assert not fleet[0].asked("POST")
+
+
+def test_a_run_is_counted_once_although_what_follows_fails(world: World) -> None:
+    fleet = world.agents(Behaviour())
+    asked = []
+
+    def roster() -> Sequence[Agent]:
+        asked.append(1)
+        if len(asked) > 1:
+            raise RuntimeError("a bug")
+        return fleet.roster()
+
+    stop = world.lead(world.controller(agents=roster))
+    world.wait(world.store.create(make_run(duration_seconds=1)))
+    wait_for("it fails", lambda: world.value("nodeobs_internal_errors_total", where="driver"))
+    stop()
+    assert world.value("nodeobs_runs_total", result="Succeeded", trigger="resource") == 1
+
+
+def test_a_run_that_was_created_again_is_not_forgotten_in_place_of_the_old_one(world: World) -> None:
+    old = world.store.create(make_run("nightly", phase=Phase.SUCCEEDED, ttl_seconds_after_finished=0))
+    world.history.reset([old])
+    world.store.delete(Run, "nightly", "nodeobs")
+    new = world.store.create(make_run("nightly", duration_seconds=1))
+    world.housekeeping().forget_runs()
+    assert world.get(new).metadata.uid == new.metadata.uid
+
+
+def test_a_run_that_cannot_be_forgotten_does_not_keep_the_others(world: World, faulty: FaultyStore) -> None:
+    faulty.refused = {"kept"}
+    runs = [
+        faulty.create(make_run(name, phase=Phase.SUCCEEDED, ttl_seconds_after_finished=0)) for name in ("kept", "gone")
+    ]
+    world.history.reset(runs)
+    world.housekeeping().forget_runs()
+    assert [run.metadata.name for run in faulty.list(Run)] == ["kept"]
+    faulty.refused = set()
+    world.housekeeping().forget_runs()
+    assert not faulty.list(Run)
