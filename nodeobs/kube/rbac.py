@@ -63,8 +63,6 @@ def _service_rules() -> list[Json]:
     return [
         _rule(GROUP, [_RUNS, _OBSERVABILITIES], [*_READ, "create", "update", "delete"]),
         _rule(GROUP, [f"{_RUNS}/status", f"{_OBSERVABILITIES}/status"], ["update"]),
-        # Alerts start Runs in the service's own name; only whoever may use a NodeObservability may.
-        _rule(GROUP, [_OBSERVABILITIES], ["use"]),
         # Objects that an old version stored are written anew.
         _rule(GROUP, [_MACHINE_CONFIGS], ["list", "update"]),
         _rule("", ["events"], ["create", "get", "update"]),
@@ -78,7 +76,7 @@ def _service_rules() -> list[Json]:
         # What the agents ask of their caller.
         _paths(["/v1/collections", "/v1/collections/*"], ["get", "post", "delete"]),
         _paths(["/v1/targets"], ["get"]),
-        _paths([f"/node-observability-{call}" for call in ("pprof", "scripting", "status")], ["get"]),
+        _paths([f"/node-observability-{call}" for call in ("pprof", "status")], ["get"]),
     ]
 
 

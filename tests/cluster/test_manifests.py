@@ -196,7 +196,6 @@ SERVICE_MAY: list[Right] = [
     *(own(verb, OBSERVABILITIES) for verb in ("get", "list", "watch", "create", "update", "delete")),
     own("update", f"{RUNS}/status"),
     own("update", f"{OBSERVABILITIES}/status"),
-    own("use", OBSERVABILITIES),
     right("create", "events", namespace=OTHER),
     right("list", "nodes"),
     right("create", "tokenreviews", group="authentication.k8s.io"),
@@ -236,7 +235,9 @@ SERVICE_MAY_NOT: list[Right] = [
     right("create", "clusterrolebindings", group="rbac.authorization.k8s.io"),
     right("bind", "clusterroles", group="rbac.authorization.k8s.io"),
     right("impersonate", "users"),
+    own("use", OBSERVABILITIES),
     url("get", "/metrics"),
+    url("get", "/node-observability-scripting"),
     url("post", "/webhooks/alertmanager"),
 ]
 AGENT_MAY: list[Right] = [
