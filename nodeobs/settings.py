@@ -91,7 +91,8 @@ class Settings(BaseSettings):
     server. `standalone`: all of that is in `data_dir` and in these settings."""
 
     kubeconfig: File | None = None
-    """How to reach the API server in mode `kubernetes`. Without it, the pod's service account."""
+    """How to reach the API server in mode `kubernetes`. Without it, that of `KUBECONFIG`, or
+    the pod's service account."""
 
     service_name: Annotated[str, modelled(NamespaceName)] = "nodeobs"
     """Name of the Service in front of this one, in `namespace`: the API server calls the webhooks there, and the
@@ -169,7 +170,7 @@ class Settings(BaseSettings):
     agent_service: Annotated[str, modelled(NamespaceName)] = "node-observability-agent"
     """The agents' Service in mode `kubernetes`: each endpoint that has a node's name is that node's agent."""
 
-    agent_server_name: str | None = None
+    agent_server_name: Annotated[str, Allowed("name in a certificate")] | None = None
     """Name that the agents' certificates carry, where it is not the address that they are called at."""
 
     agent_token_file: Annotated[File | None, LeadsToSecret()] = None

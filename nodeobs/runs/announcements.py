@@ -31,8 +31,9 @@ class Recorder(Protocol):
 def started(run: Run) -> Announcement:
     """A Run was claimed and its agents are about to be started."""
     agents, failed = len(run.status.agents), len(run.status.failed_agents)
-    missing = f"; {failed} selected nodes have none" if failed else ""
-    return Announcement("Normal", "Started", f"profiling {agents} agents for {run.spec.duration_seconds} s{missing}")
+    missing = f", and {failed} more that cannot be asked" if failed else ""
+    told = f"profiling on {agents} {'node' if agents == 1 else 'nodes'} for {run.spec.duration_seconds} s{missing}"
+    return Announcement("Normal", "Started", told)
 
 
 def rejected(holder: Run) -> Announcement:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from nodeobs.model import AgentRef, Condition, FailureReason, Phase, ProfileType, Run, RunSummary, TriggerKind, replace
+from nodeobs.model import (
+    AgentRef,
+    Condition,
+    FailedAgent,
+    FailureReason,
+    Phase,
+    ProfileType,
+    Run,
+    RunSummary,
+    TriggerKind,
+    replace,
+)
 from nodeobs.outputs.manifest import Manifest, ManifestRun, NodeResult, Piece
 from nodeobs.runs.announcements import finished, rejected, started
 from tests.builders import START, make_run
@@ -29,7 +40,11 @@ def over(phase: Phase, message: str, output: str = "") -> Run:
 
 def test_a_start_tells_how_many_and_for_how_long() -> None:
     run = make_run(phase=Phase.RUNNING, agents=(AgentRef(name="a"), AgentRef(name="b")), duration_seconds=20)
-    assert started(run).message == "profiling 2 agents for 20 s"
+    assert started(run).message == "profiling on 2 nodes for 20 s"
+    status = replace(run.status, agents=run.status.agents[:1], failed_agents=(FailedAgent(name="b"),))
+    assert (
+        started(replace(run, status=status)).message == "profiling on 1 node for 20 s, and 1 more that cannot be asked"
+    )
 
 
 def test_one_event_for_each_reason_however_many_agents() -> None:
