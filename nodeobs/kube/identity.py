@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+from typing import Final
 
 import msgspec
 
 from nodeobs.errors import StoreUnavailable
 from nodeobs.kube.client import KubeClient
 
-_PATH = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+_PATH: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+_ANSWER_SECONDS: Final = 2.0
+"""It is asked within admission, for which the API server waits."""
 
 
 class _User(msgspec.Struct, frozen=True):
@@ -25,11 +27,13 @@ class _Review(msgspec.Struct, frozen=True):
 
 
 class OwnUser:
-    """The process's own user name, asked for once. Safe to be used from many threads."""
+    """The process's own user name, asked for until it is known. Safe to be used from many threads.
+
+    Each asks for itself: an API server that hangs must not have them wait one after the other.
+    """
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._lock = threading.Lock()
         self._name = ""
 
     def __call__(self) -> str:
@@ -38,12 +42,11 @@ class OwnUser:
         Raises:
             StoreUnavailable: the API server cannot be asked now.
         """
-        with self._lock:
-            if not self._name:
-                body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-                answer = self._client.request("POST", _PATH, body)
-                try:
-                    self._name = msgspec.json.decode(answer, type=_Review).status.user_info.username
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
-            return self._name
+        if not self._name:
+            body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+            answer = self._client.request("POST", _PATH, body, seconds=_ANSWER_SECONDS)
+            try:
+                self._name = msgspec.json.decode(answer, type=_Review).status.user_info.username
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
+        return self._name

@@ -12,7 +12,7 @@ from nodeobs.web.access import SAFE, Caller, demand_of_endpoint
 from nodeobs.web.services import services
 
 _OPEN: Final = frozenset({"ops.healthz", "ops.readyz", "admission.validate", "admission.convert"})
-"""Endpoints that need no credentials: probers and the API server have none. They tell nothing and change nothing."""
+"""Endpoints that need no credentials: probers and the API server have none. They tell little and change nothing."""
 
 
 def register(app: Flask) -> None:
