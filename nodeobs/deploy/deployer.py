@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeobs.deploy.applier import Applier
+from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
 from nodeobs.deploy.children import Facts, agent_name, children
 from nodeobs.deploy.config import DeployConfig
@@ -35,6 +36,7 @@ class Deployer:
     observed: Observed
     applier: Applier
     certificates: Certificates
+    asking: Asking
 
     def deploy(
         self, observability: NodeObservability, selected: Sequence[Node], *, others: Collection[str]
@@ -63,14 +65,20 @@ class Deployer:
             kept = {(document["kind"], document["metadata"]["name"]) for document in wanted}
             problems += self._remove(observability, kept)
         agents = agent_name(name)
+        pods = [pod for pod in self.observed.pods.items() if pod.instance == agents]
+        verified = KUBELET not in targets.names or bool(kubelet_ca)
         return Findings(
             selected=selected,
-            pods=[pod for pod in self.observed.pods.items() if pod.instance == agents],
+            pods=pods,
             daemon_set=self.observed.child("DaemonSet", agents),
             targets=targets.names,
             problems=tuple(filter(None, problems)),
             waiting=tuple(filter(None, [waiting])),
-            notes=(*targets.notes, *([_NOT_VERIFIED] if KUBELET in targets.names and not kubelet_ca else [])),
+            notes=(
+                *self.asking.complaints(agents, pods),
+                *targets.notes,
+                *([] if verified else [_NOT_VERIFIED]),
+            ),
         )
 
     def withdraw(self, observability: NodeObservability) -> tuple[list[str], str]:

@@ -13,7 +13,9 @@ from typing import Final
 
 import structlog
 
+from nodeobs.agents.client import AgentConnector
 from nodeobs.deploy.applier import Applier
+from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
 from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.daemonset import node_selector
@@ -43,21 +45,26 @@ _SYNC_SECONDS: Final = 0.1
 class Reconciler:
     """Reconciles while this process leads: :meth:`run` is the body of a thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is named, and a part of the service
         self,
         client: KubeClient,
         *,
         store: Store,
         config: DeployConfig,
+        connector: AgentConnector,
         kubelet_ca_file: Path | None,
         metrics: Metrics,
         now: Callable[[], datetime],
         randomness: Random,
     ) -> None:
-        """``kubelet_ca_file`` (PEM) counts where the cluster is not OpenShift; it is read again in every round."""
+        """``connector`` is for asking agents what they can profile.
+
+        ``kubelet_ca_file`` (PEM) counts where the cluster is not OpenShift; it is read again in every round.
+        """
         self._client = client
         self._store = store
         self._config = config
+        self._connector = connector
         self._kubelet_ca_file = kubelet_ca_file
         self._metrics = metrics
         self._now = now
@@ -75,6 +82,7 @@ class Reconciler:
             observed=observed,
             applier=Applier(self._client, monotonic=time.monotonic),
             certificates=Certificates(namespace=namespace, now=self._now),
+            asking=Asking(self._connector, monotonic=time.monotonic),
         )
         observed.start()
         try:

@@ -36,8 +36,13 @@ class _Node(_Read, frozen=True):
     status: _NodeStatus = _NodeStatus()
 
 
-class _Head(_Read, frozen=True):
+class _PodStatus(_Read, frozen=True):
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+
+
+class _Pod(_Read, frozen=True):
     metadata: _Labelled
+    status: _PodStatus = _PodStatus()
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -59,6 +64,8 @@ class AgentPod(msgspec.Struct, frozen=True):
 
     instance: str
     """Name of the DaemonSet."""
+    address: str
+    """Empty where it has none yet."""
     pod: Pod
 
     @property
@@ -78,7 +85,8 @@ def read_node(raw: bytes) -> Node:
 
 def read_agent_pod(raw: bytes) -> AgentPod:
     """From JSON; InvalidInput for what is none."""
-    instance = (decode_json(raw, _Head).metadata.labels or {}).get(INSTANCE, "")
+    read = decode_json(raw, _Pod)
+    instance = (read.metadata.labels or {}).get(INSTANCE, "")
     if not instance:
         raise InvalidInput(f"it has no label {INSTANCE}, so that it is of no NodeObservability")
-    return AgentPod(instance, decode_json(raw, Pod))
+    return AgentPod(instance, read.status.pod_ip or "", decode_json(raw, Pod))

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from nodeobs.deploy.children import PATHS, agent_name
+from nodeobs.agents.client import AgentConnector
+from nodeobs.deploy.certificates import AgentAuthorities
+from nodeobs.deploy.children import PATHS, agent_name, common_name
 from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.reconciler import Reconciler
 from nodeobs.errors import NodeobsError, NotFound
@@ -43,6 +45,7 @@ CLUSTER_RIGHTS: Final[list[Object]] = [
     {"apiGroups": [RBAC], "resources": ["clusterroles"], "verbs": ["bind"], "resourceNames": ["nodeobs-agent"]},
     {"apiGroups": [""], "resources": ["configmaps"], "verbs": _READ, "resourceNames": ["kubelet-serving-ca"]},
 ]
+CALLER_RIGHTS: Final[list[Object]] = [{"nonResourceURLs": ["/v1/targets"], "verbs": ["get"]}]
 AGENTS_RIGHTS: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["serviceaccounts", "secrets", "configmaps", "services"], "verbs": _KEEP},
     {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": _KEEP},
@@ -59,6 +62,7 @@ class Deploying:
         self.folder = folder
         self.admin: KubeClient = api.client()
         self.time = datetime.now(UTC)
+        self.randomness = Random(1)
         self.user = f"system:serviceaccount:{namespace}:reconciler"
         self._nodes: list[str] = []
         self._stop = threading.Event()
@@ -68,6 +72,23 @@ class Deploying:
         self._grant()
         self.client = api.client(api.kubeconfig_for(namespace, "reconciler", folder))
         self.metrics = Metrics(CollectorRegistry())
+        # As the service has it: one file with all agents' authorities, and one name that all of them prove to have.
+        authorities = folder / "authorities.pem"
+        self.authorities = AgentAuthorities(
+            self.client, namespace=namespace, file=authorities, now=lambda: self.time, randomness=self.randomness
+        )
+        self.authorities.start()
+        token = folder / "to-agents"
+        token.touch(mode=0o600)
+        token.write_text(api.token(namespace, "reconciler", audience="nodeobs-agent"))
+        self.connector = AgentConnector(
+            tls=True,
+            ca_file=authorities,
+            token_file=token,
+            server_name=common_name(namespace),
+            now=lambda: datetime.now(UTC),
+            randomness=self.randomness,
+        )
 
     def start(self, *, kubelet_ca_file: Path | None = None, **config: Any) -> None:
         """Begin to reconcile."""
@@ -76,10 +97,11 @@ class Deploying:
             self.client,
             store=KubeStore(self.client, namespace=self.namespace),
             config=DeployConfig(namespace=self.namespace, **settings),
+            connector=self.connector,
             kubelet_ca_file=kubelet_ca_file,
             metrics=self.metrics,
             now=lambda: self.time,
-            randomness=Random(1),
+            randomness=self.randomness,
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=reconciler.run, args=(self._stop,))
@@ -94,6 +116,7 @@ class Deploying:
 
     def close(self) -> None:
         self.stop()
+        self.authorities.close()
         for name in self._nodes:
             with suppress(NotFound):
                 self.admin.request("DELETE", NODES.item(name))
@@ -204,6 +227,10 @@ class Deploying:
             if one.verb not in ("get", "list", "watch")
         ]
 
+    def asked(self) -> int:
+        """So many requests of the reconciler, watches aside."""
+        return sum(one.verb != "watch" for one in self.api.requests(self.user))
+
     def create(self, path: str, document: Object) -> Object:
         made: Object = json.loads(self.admin.request("POST", path, document))
         return made
@@ -225,7 +252,7 @@ class Deploying:
         name = f"reconciler-{self.namespace}"
         subjects = [{"kind": "ServiceAccount", "name": "reconciler", "namespace": self.namespace}]
         at, within = f"/apis/{RBAC}/v1", f"/apis/{RBAC}/v1/namespaces/{self.namespace}"
-        self.create(f"{at}/clusterroles", {"metadata": {"name": name}, "rules": CLUSTER_RIGHTS})
+        self.create(f"{at}/clusterroles", {"metadata": {"name": name}, "rules": [*CLUSTER_RIGHTS, *CALLER_RIGHTS]})
         self.create(f"{within}/roles", {"metadata": {"name": name}, "rules": AGENTS_RIGHTS})
         ref = {"apiGroup": RBAC, "name": name}
         binding = {"metadata": {"name": name}, "subjects": subjects}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -76,10 +77,15 @@ def test_it_becomes_agents_and_nothing_is_written_again(world: Deploying) -> Non
     written = settled(world)
     assert sorted({verb for verb, _ in written}) == ["patch", "update"]
     assert len([path for verb, path in written if verb == "patch"]) == 5, written
-    # Another leader finds all as it should be.
+    # Another leader finds all as it should be, and from then on is told what changes.
     world.stop()
     world.start()
     assert settled(world) == written
+    asked = world.asked()
+    status = world.status()
+    time.sleep(8)  # rounds go on: what waits is tried every five seconds
+    assert world.asked() == asked
+    assert world.status() == status
 
 
 def test_what_others_change_is_put_right_and_what_they_add_stays(world: Deploying) -> None:

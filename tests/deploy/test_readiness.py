@@ -25,7 +25,7 @@ def pod(on: str, *, ready: bool = True, **status: Any) -> AgentPod:
         "spec": {"nodeName": on},
         "status": {"phase": "Running", "conditions": [condition], **status},
     }
-    return from_builtins({"instance": "agents", "pod": document}, AgentPod)
+    return from_builtins({"instance": "agents", "address": "10.1.0.7", "pod": document}, AgentPod)
 
 
 def rolled_out(**status: int) -> Held:
