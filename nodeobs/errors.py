@@ -19,7 +19,8 @@
     │   ├── Conflict               written since it was read
     │   ├── WatchExpired           the revision is too old to watch from: list again
     │   └── StoreUnavailable       a retry can help
-    │       └── StoreDenied        it can once our credentials, or what they allow, have changed
+    │       ├── StoreDenied        it can once our credentials, or what they allow, have changed
+    │       └── Unreadable         it can once somebody has mended or deleted the object
     ├── LeadershipLost             another process drives Runs now
     ├── AgentError                 one agent failed; carries the failure reason
     │   ├── AgentBusy              it has another collection going
@@ -122,6 +123,10 @@ class StoreUnavailable(StoreError):
 
 class StoreDenied(StoreUnavailable):
     """The store does not accept our credentials, or they lack the right."""
+
+
+class Unreadable(StoreUnavailable):
+    """The object is there, but is not what it should be; somebody has to mend or delete it."""
 
 
 class LeadershipLost(NodeobsError):

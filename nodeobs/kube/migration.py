@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from nodeobs.errors import Conflict, InvalidInput, NodeobsError, NotFound
+from nodeobs.errors import Conflict, InvalidInput, NodeobsError, NotFound, StoreDenied
 from nodeobs.kube.client import KubeClient
 from nodeobs.model import API_VERSION, GROUP
 
@@ -89,7 +89,7 @@ class Migration:
         return count
 
     def _rewrite(self, plural: str, found: dict[str, Any]) -> bool:
-        """Whether nothing old is left of it; one that today's schema does not allow stays as it is, and is logged."""
+        """Whether nothing old is left of it; one that the schema or a policy does not allow stays and is logged."""
         metadata = found["metadata"]
         namespace = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
         try:
@@ -97,7 +97,7 @@ class Migration:
             self._client.request("PUT", f"/apis/{API_VERSION}/{namespace}{plural}/{metadata['name']}", found)
         except (Conflict, NotFound):
             return True  # somebody else wrote or deleted it meanwhile, which does as well
-        except InvalidInput as error:
+        except (InvalidInput, StoreDenied) as error:
             log.warning("an old object cannot be rewritten", resource=plural, name=metadata["name"], error=str(error))
             return False
         return True

@@ -19,6 +19,7 @@ from nodeobs.errors import (
     RunInProgress,
     StoreError,
     StoreUnavailable,
+    Unreadable,
 )
 from nodeobs.metrics import Metrics
 from nodeobs.model import AnsweredRecord, Document, Metadata, Phase, Run, TriggerKind, TriggerRecord, replace
@@ -99,8 +100,14 @@ def _settle(trigger: str, ask: Callable[..., Plan], store: Store, admit: Callabl
     # by name.
     looked_at: dict[str, Run] = {}
     for _ in range(_TRIES):
-        looked_at |= {run.key: run for run in store.list(Run, unfinished=True)}
-        planned = ask(history=recall(trigger, runs=looked_at.values(), record=_record(store, trigger)))
+        try:
+            record, unfinished = _record(store, trigger), True
+        except Unreadable as error:
+            # The alert is not to go unanswered for that.
+            log.error("a trigger's record cannot be read, all Runs are looked at", trigger=trigger, error=str(error))  # noqa: TRY400 the message tells all
+            record, unfinished = None, False
+        looked_at |= {run.key: run for run in store.list(Run, unfinished=unfinished)}
+        planned = ask(history=recall(trigger, runs=looked_at.values(), record=record))
         if rejected := _rejected(store, planned, looked_at):
             looked_at |= rejected
             continue

@@ -147,14 +147,17 @@ class Controller:
     def _follow(self, claim: DriverClaim, threads: list[threading.Thread], stop: threading.Event) -> None:
         """Act on every change until the watch ends or fails."""
         runs, since = self._take_stock()
+        done = self._reconcile(runs, claim, threads)
         while not stop.is_set():
-            # Without a change as well: a driver may have let go of a Run that is still to be finished.
-            done = self._reconcile(runs, claim, threads)
             for change in self._store.watch(Run, since, stop=stop, seconds=_WATCH_SECONDS if done else _OWED_SECONDS):
                 since = change.revision
                 self._note(change, runs)
-                if not self._reconcile(runs, claim, threads):
+                done = self._reconcile(runs, claim, threads)
+                if not done:
                     break
+            else:
+                # Without a change as well: a driver may have let go of a Run that is still to be finished.
+                done = self._reconcile(runs, claim, threads)
 
     def _note(self, change: Change[Run], runs: dict[str, Run]) -> None:
         run = change.object

@@ -12,7 +12,7 @@ from typing import Any, Generic
 import msgspec
 import structlog
 
-from nodeobs.errors import AlreadyExists, Conflict, InvalidInput, NotFound, StoreUnavailable, WatchExpired
+from nodeobs.errors import AlreadyExists, Conflict, InvalidInput, NotFound, StoreUnavailable, Unreadable, WatchExpired
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import OBSERVABILITIES, RUNS
 from nodeobs.kube.watch import BOOKMARK, list_pages, metadata_of, watch_events
@@ -243,7 +243,7 @@ def _decode(form: Form[R], raw: bytes, what: str) -> R:
     try:
         return form.decode(raw)
     except InvalidInput as error:
-        raise StoreUnavailable(f"{what} cannot be read: {error}; mend or delete it with kubectl") from error
+        raise Unreadable(f"{what} cannot be read: {error}; mend or delete it with kubectl") from error
 
 
 def _decode_or_log(form: Form[R], kind: type[R], raw: bytes) -> R | None:

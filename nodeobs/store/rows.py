@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from nodeobs.errors import InvalidInput, NotFound, StoreUnavailable, WatchExpired
+from nodeobs.errors import InvalidInput, NotFound, Unreadable, WatchExpired
 from nodeobs.model import Document, Metadata, Resource, decode_json, encode_json, replace
 from nodeobs.store.base import Change, ChangeType, R
 from nodeobs.store.database import transaction
@@ -184,7 +184,7 @@ def _newest_change(connection: sqlite3.Connection) -> tuple[int, int]:
     return (row[0], row[1]) if row else (0, 0)
 
 
-def _damaged(kind: type[Resource], name: str, namespace: str, error: InvalidInput) -> StoreUnavailable:
-    return StoreUnavailable(
+def _damaged(kind: type[Resource], name: str, namespace: str, error: InvalidInput) -> Unreadable:
+    return Unreadable(
         f"{label(kind, name, namespace)} is damaged in the database and cannot be read: {error}; delete it"
     )

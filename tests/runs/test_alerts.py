@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -326,6 +327,18 @@ class TestFailure:
         assert not world.store.list(TriggerRecord)
         assert outcomes(world.tell(notification)) == ["duplicate"]
         assert len(world.store.list(Run)) == 1
+
+    def test_a_record_that_somebody_spoilt_leaves_no_alert_unanswered(self, world: World, tmp_path: Path) -> None:
+        first = make_notification(make_alert("a", node="w1"))
+        world.tell(first, finish=True)
+        with sqlite3.connect(tmp_path / "nodeobs.db") as database:
+            database.execute("UPDATE objects SET document = 'rubbish' WHERE kind = 'TriggerRecord'")
+        database.close()
+        assert outcomes(world.tell(make_notification(make_alert("b", node="w2")), finish=True)) == ["created"]
+        # What is not remembered is known by the Runs.
+        assert outcomes(world.tell(first)) == ["duplicate"]
+        again = make_notification(make_alert("a", node="w1", since=FIRED + timedelta(minutes=1)))
+        assert outcomes(world.tell(again)) == ["cooldown"]
 
     def test_whoever_drives_the_run_writes_the_record_that_a_crash_left_out(self, world: World) -> None:
         world.store.before[TriggerRecord] = [fail(Crash())]

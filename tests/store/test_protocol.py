@@ -229,6 +229,14 @@ class TestDelete:
         with pytest.raises(NotFound):
             store.get(Run, "run-1", NS)
 
+    def test_one_that_was_created_again_is_another(self, store: Store) -> None:
+        old = store.create(make_run())
+        store.delete(Run, "run-1", NS, uid=old.metadata.uid)
+        new = store.create(make_run())
+        with pytest.raises(NotFound):
+            store.delete(Run, "run-1", NS, uid=old.metadata.uid)
+        assert store.list(Run) == (new,)
+
     def test_taking_finalizers_away_alone_deletes_nothing(self, store: Store) -> None:
         run = store.create(with_finalizers(make_run(), "a"))
         run = store.update(with_finalizers(run))
