@@ -30,6 +30,8 @@ class Agent:
     """Whether the cluster takes the agent for ready; one that is not is tried all the same."""
     problem: str = ""
     """Why there is no agent, or why it is not ready, as far as known."""
+    service: str = ""
+    """The Service that leads to it, in a cluster where each NodeObservability has one."""
 
     @property
     def address(self) -> str:

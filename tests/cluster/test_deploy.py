@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from nodeobs.agents.reload import read_authority
+from nodeobs.agents.rosters import ClusterRosters
 from nodeobs.deploy.certificates import AgentAuthorities
 from nodeobs.deploy.children import PATHS, agent_name, common_name
 from nodeobs.errors import AlreadyExists, NodeobsError
 from nodeobs.kube.authority import KEPT_FOR, LIFETIME, PUBLISHED_FOR, RENEW_BEFORE
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import Part, manifests
-from nodeobs.kube.paths import CONFIG_MAPS, OBSERVABILITIES, PODS, ResourcePath
+from nodeobs.kube.paths import CONFIG_MAPS, ENDPOINT_SLICES, OBSERVABILITIES, PODS, ResourcePath
 from tests.cluster.deploying import Deploying
 from tests.lab.apiserver import ApiServer
 from tests.processes import wait_for
@@ -181,6 +182,24 @@ def test_two_live_side_by_side_and_say_where_they_meet(world: Deploying) -> None
     assert selectors[0] != selectors[1]
     assert world.child("Secret", f"{agents}-tls") is not None
     assert world.status("third")["conditions"][0]["reason"] == "Progressing"
+
+
+def test_each_has_the_agents_of_its_own_service(world: Deploying) -> None:
+    node = world.node("a")
+    other = agent_name("other")
+    for service, address in ((NAME, "10.1.0.1"), (other, "10.1.0.2")):
+        slices = {
+            "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "nodeName": node, "conditions": {"ready": True}}],
+            "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
+        }
+        world.create(ENDPOINT_SLICES.collection(world.namespace), slices)
+    rosters = ClusterRosters(world.admin, namespace=world.namespace, service_of=agent_name)
+    found = {name: next(one for one in rosters.agents(name) if one.name == node) for name in ("cluster", "other")}
+    assert {name: agent.host for name, agent in found.items()} == {"cluster": "10.1.0.1", "other": "10.1.0.2"}
+    for agent in found.values():
+        assert rosters.locate(agent) == agent
 
 
 def test_runtimes_that_differ_have_both_folders(world: Deploying) -> None:
