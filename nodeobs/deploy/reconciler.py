@@ -86,7 +86,13 @@ class Reconciler:
         )
         observed.start()
         try:
-            self._follow(deployer, changed, stop)
+            while not stop.is_set():
+                try:
+                    self._follow(deployer, changed, stop)
+                except Exception:  # a thread's edge
+                    log.exception("reconciling failed, trying again")
+                    self._metrics.internal_errors.labels("deploy").inc()
+                    stop.wait(_AGAIN_SECONDS)
         finally:
             observed.close()
 

@@ -111,8 +111,8 @@ class Deploying:
         """End it."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(10)
-            assert not self._thread.is_alive()
+            self._thread.join(1.5)
+            assert not self._thread.is_alive(), "another process is to lead soon"
 
     def close(self) -> None:
         self.stop()
