@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-fast lint format bench requirements cluster-tools cluster cluster-image cluster-down clean
+.PHONY: help demo test test-fast lint format bench requirements image cluster-tools cluster cluster-image cluster-down clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,16 @@ requirements: $(VENV)/.development ## pin the newest versions that pyproject.tom
 		--no-header -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --generate-hashes --universal \
 		--python-version 3.11 --no-header -c requirements.txt -o requirements-dev.txt
+
+ENGINE ?= $(shell for e in podman docker buildah; do \
+	command -v $$e >/dev/null && $$e info >/dev/null 2>&1 && { echo $$e; break; }; done)
+TAG ?= localhost/nodeobs:latest
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+image: ## the container image TAG=..., with podman, docker or buildah; on BASE=... where that is given
+	@test -n "$(ENGINE)" || { echo "no podman, docker or buildah answers here: docs/image.md" >&2; exit 1; }
+	$(ENGINE) build --tag $(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_ARGS) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+		$(if $(findstring docker,$(ENGINE)),,--layers --timestamp $(SOURCE_DATE_EPOCH)) .
 
 cluster-tools: $(VENV)/.development ## the programs of Kubernetes, into a cache outside the clone (ten minutes, once)
 	@$(BIN)/python -m tests.lab tools

@@ -11,6 +11,7 @@ import click
 
 from tests.lab import kept, tools
 from tests.lab.errors import LabError
+from tests.lab.images import PROJECT, build_project
 from tests.lab.network import within
 from tests.lab.node import inside
 
@@ -55,6 +56,14 @@ def load(image: str) -> None:
         if name != "control-plane":
             click.echo(f"{name} ...")
             subprocess.run([*inside(process), "ctr", "--namespace", "k8s.io", "images", "import", image], check=True)
+
+
+@main.command("image")
+@click.argument("file", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path))
+def image_(file: Path) -> None:
+    """Build the project's image into FILE, a docker archive, without a registry: its base is of Debian's packages."""
+    build_project(file)
+    click.echo(f"{PROJECT} is in {file} ({file.stat().st_size / 1e6:.0f} MB); make cluster-image IMAGE={file}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

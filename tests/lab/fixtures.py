@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.lab.alone import api_server_alone
 from tests.lab.apiserver import ApiServer
 from tests.lab.cluster import Cluster, cluster_of
 from tests.lab.errors import Missing
+from tests.lab.images import PROJECT, build_project
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,24 @@ def cluster() -> Iterator[Cluster]:
         except Missing as error:
             pytest.skip(str(error))
         yield made
+
+
+@pytest.fixture(scope="session")
+def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's image, built once in a session: a docker archive."""
+    archive = tmp_path_factory.mktemp("image") / "nodeobs.tar"
+    try:
+        build_project(archive)
+    except Missing as error:
+        pytest.skip(str(error))
+    return archive
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster, image_archive: Path) -> str:
+    """Name of the project's image, which is on every node of ``cluster``."""
+    cluster.load_image(image_archive)
+    return PROJECT
 
 
 @pytest.fixture

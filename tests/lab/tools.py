@@ -35,6 +35,8 @@ _PACKAGES: Final = {
     "nft": "nftables",
     "busybox": "busybox-static",
     "nsenter": "util-linux",
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
 }
 """Debian's package of each program."""
 
