@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -312,4 +313,5 @@ def _unreachable(server: str, error: Exception) -> StoreUnavailable:
 
 
 def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    # Without the line of C that Python's ssl met it in.
+    return re.sub(r"^_ssl\.c:\d+: | \(_ssl\.c:\d+\)", "", str(error)) or type(error).__name__

@@ -7,7 +7,6 @@ import os
 import ssl
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,10 +211,9 @@ def is_running(pid: int) -> bool:
 
 def lab(*arguments: str, fails: bool = False) -> str:
     argv = [sys.executable, "-m", "tests.lab", *arguments]
-    with tempfile.TemporaryFile("w+") as said:
-        # Not a pipe: what stays would keep it open.
-        done = subprocess.run(argv, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, timeout=200, check=False)
-        said.seek(0)
-        text = said.read()
-    assert (done.returncode != 0) == fails, text
-    return text
+    # A pipe, as in `make cluster | tee`: it ends when the command does, whatever stays.
+    done = subprocess.run(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, timeout=200, check=False
+    )
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout

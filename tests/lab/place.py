@@ -53,7 +53,13 @@ class Place:
     def hand_over(self) -> None:
         """Have the place owned by a process in it: it stays when this process ends, until :func:`take_over`."""
         subprocess.Popen(
-            ["sleep", "infinity"], pass_fds=(self.lock,), env={**os.environ, **self.environ}, start_new_session=True
+            ["sleep", "infinity"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # whoever reads what the command says is not to wait for this one's end
+            stderr=subprocess.DEVNULL,
+            pass_fds=(self.lock,),
+            env={**os.environ, **self.environ},
+            start_new_session=True,
         )
 
     def clear(self) -> None:
