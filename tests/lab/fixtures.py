@@ -39,14 +39,15 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project's image, built once in a session: a docker archive."""
     archive = tmp_path_factory.mktemp("image") / "nodeobs.tar"
     try:
         build_project(archive)
     except Missing as error:
         pytest.skip(str(error))
-    return archive
+    yield archive
+    archive.unlink()  # pytest keeps what tests leave
 
 
 @pytest.fixture(scope="session")
