@@ -1,5 +1,5 @@
 # One image for the service and for the agents; docs/image.md says what is in it, and what BASE may be.
-ARG BASE=docker.io/library/python:3.13-slim-trixie
+ARG BASE=python:3.13-slim-trixie
 
 FROM ${BASE} AS build
 # For who builds behind a mirror or a proxy: pip reads these.

@@ -265,6 +265,10 @@ class Settings(BaseSettings):
             raise ValueError("tokens_file has no effect in mode kubernetes: the API server authenticates callers")
         if self.agents:
             raise ValueError("agents has no effect in mode kubernetes: they are found by agent_service")
+        if self.agent_token_file is not None and not self.agent_tls:
+            raise ValueError(
+                f"agent_token_file would cross the cluster's network for all to read: set {PREFIX}AGENT_TLS to true"
+            )
 
 
 def default_data_dir(environ: Mapping[str, str], *, user_id: int) -> Path:

@@ -311,3 +311,20 @@ def test_settings_cannot_be_changed() -> None:
 def test_the_documentation_lists_every_setting() -> None:
     assert settings_reference() in DOCS.read_text(encoding="utf-8")
     assert all(field.description for field in Settings.model_fields.values())
+
+
+class TestInACluster:
+    def test_what_has_no_effect_there_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "tokens").write_text("t,u,viewer\n")
+        assert "the API server authenticates callers" in refusal(
+            MODE="kubernetes", TOKENS_FILE=str(tmp_path / "tokens")
+        )
+        agents = '[{"name": "a", "address": "127.0.0.1:1"}]'
+        assert "they are found by agent_service" in refusal(MODE="kubernetes", AGENTS=agents)
+
+    def test_a_token_for_agents_is_not_sent_in_the_clear(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("t")
+        assert "set NODEOBS_AGENT_TLS to true" in refusal(MODE="kubernetes", AGENT_TOKEN_FILE=str(tmp_path / "token"))
+
+    def test_it_may_listen_on_every_address(self) -> None:
+        assert load(MODE="kubernetes", BIND="0.0.0.0:8443").bind == "0.0.0.0:8443"

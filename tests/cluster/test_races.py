@@ -31,7 +31,7 @@ def test_of_fifty_creations_at_once_through_two_replicas_one_run_is_driven(world
     world.observability()
     if not webhook:
         world.admin.request("DELETE", HOOKS.item("nodeobs"))
-    token = world.api.token(world.namespace, "nodeobs")
+    token = world.person("nodeobs-runner")
     outcomes: Counter[str] = Counter()
     for turn in range(ROUNDS):
         found = _create_at_once(world, turn, token)

@@ -209,6 +209,19 @@ class KubeWorld:
             said = "\n".join(f"{replica.name}:\n{replica.program.said()[-3000:]}" for replica in self.replicas)
             raise AssertionError(f"{error}\n{said}") from None
 
+    def person(self, role: str) -> str:
+        """Token of somebody who has that ClusterRole."""
+        name = f"{role}-{secrets.token_hex(2)}"
+        self.api.kubectl("create", "serviceaccount", name, "-n", self.namespace)
+        binding = ["clusterrolebinding", f"{self.namespace}-{name}", f"--clusterrole={role}"]
+        self.api.kubectl("create", *binding, f"--serviceaccount={self.namespace}:{name}")
+        self._rbac["ClusterRoleBinding"].append(f"{self.namespace}-{name}")
+        token = self.api.token(self.namespace, name)
+        # The API server follows new bindings by a watch.
+        probe = self.replicas[0]
+        wait_for("the binding is in force", lambda: probe.call("GET", "/api/v1/runs", token).status_code == 200)
+        return token
+
     def leader(self) -> Replica:
         """The replica that leads, once one does."""
 
