@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +35,8 @@ FURTHEST_START: Final = 300.0
 """Seconds that a start instant may lie ahead."""
 _ON_TIME: Final = 0.05
 """Seconds after the start instant that do not count as late."""
+_REMEMBERED: Final = 1000
+"""Deleted collections that are not started again."""
 _OWN_FAULT: Final = "the agent failed; its log has the details"
 
 
@@ -67,13 +70,15 @@ class NodeAgent:
         self._going: Collecting | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._deleted: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def start(self, request: CollectionRequest, receipt: Receipt) -> Collection:
         """Start a collection; one that is known already is answered as it is, and nothing is started.
 
         Raises:
             AgentBusy: another one is going.
-            AgentError: ``StorageFull`` or ``Internal``: it cannot be recorded, so it was not started.
+            AgentError: ``StorageFull`` or ``Internal``: it cannot be recorded, so it was not started; ``Cancelled``: it
+                was deleted before.
             InvalidInput: the start instant is too far ahead.
         """
         going = self._going
@@ -81,6 +86,10 @@ class NodeAgent:
             known = self._kept.get(request.id)
             if known is not None:
                 return replace(known, now=self._now())
+            if request.id in self._deleted:
+                raise AgentError(
+                    FailureReason.CANCELLED, f"collection {request.id} was deleted; a Run starts only once"
+                )
             if going is not None:
                 holder = going.collection.id
                 raise AgentBusy(FailureReason.BUSY, f"collection {holder} is going on this node", holder=holder)
@@ -123,6 +132,8 @@ class NodeAgent:
         Raises:
             AgentError: ``Internal``: its files cannot be removed.
         """
+        # First: a start that was sent earlier, by a service that has been replaced since, may be on its way.
+        self._deleted.append(identifier)
         going, task = self._going, self._task
         if going is not None and task is not None and going.collection.id == identifier:
             await going.accepted.wait()

@@ -221,6 +221,6 @@ def _problem_for(error: NodeobsError) -> Response:
         case AgentBusy():
             status, reason, holder = 409, error.reason, error.holder
         case AgentError():
-            status = 507 if error.reason is FailureReason.STORAGE_FULL else 500
+            status = {FailureReason.STORAGE_FULL: 507, FailureReason.CANCELLED: 410}.get(error.reason, 500)
             reason = error.reason
     return problem(status, str(error), headers=headers, reason=reason, holder=holder)

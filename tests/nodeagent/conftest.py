@@ -56,6 +56,7 @@ def shared_target() -> Iterator[PprofTarget]:
 
 @pytest.fixture(scope="module")
 def shared_agent(tmp_path_factory: pytest.TempPathFactory, shared_target: PprofTarget) -> Iterator[AgentProcess]:
+    """An agent for tests that collect nothing."""
     with agents(tmp_path_factory.mktemp("agent")) as run:
         yield run("--target", f"api={shared_target.url}")
 
@@ -68,17 +69,8 @@ def target(shared_target: PprofTarget) -> PprofTarget:
 
 
 @pytest.fixture
-def agent(shared_agent: AgentProcess, target: PprofTarget) -> Iterator[AgentProcess]:
-    """An agent with ``target`` as its only target, named ``api``, and with no collection. Not to be ended."""
-    yield shared_agent
-    for folder in shared_agent.storage.iterdir():
-        if folder.is_dir():
-            shared_agent.client.delete(f"/v1/collections/{folder.name}")
-
-
-@pytest.fixture
-def own_agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
-    """The same, for this test only."""
+def agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
+    """An agent with ``target`` as its only target, named ``api``."""
     return run_agent("--target", f"api={target.url}")
 
 

@@ -235,4 +235,18 @@ def test_delete_removes_what_has_finished_and_forgives_the_unknown(agent: AgentP
         assert agent.client.delete("/v1/collections/run-1").status_code == 204
     assert not list(agent.storage.glob("*run-1*"))
     assert agent.sample("nodeobs_agent_stored_bytes") == 0
-    assert agent.collect("run-1")["state"] == "Done"
+    assert agent.collect("run-2")["state"] == "Done"
+
+
+def test_a_start_that_comes_after_its_deletion_starts_nothing(agent: AgentProcess, target: PprofTarget) -> None:
+    """As that of a service that was stopped for a while, and has been replaced since."""
+    agent.collect("run-1")
+    agent.client.delete("/v1/collections/run-1")
+    agent.client.delete("/v1/collections/never-seen")
+    asked = len(target.asked)
+    for identifier in ("run-1", "never-seen"):
+        late = agent.start(identifier)
+        assert late.status_code == 410
+        assert (late.json()["reason"], "was deleted" in late.json()["detail"]) == ("Cancelled", True)
+    assert len(target.asked) == asked
+    assert agent.collect("run-2")["state"] == "Done"

@@ -119,9 +119,9 @@ def test_it_can_profile_itself_as_a_target(run_agent: AgentFactory, tmp_path_fac
     assert second.collect("run-1")["pieces"][0]["state"] == "Done"
 
 
-def test_a_profile_of_itself_does_not_delay_its_end(own_agent: AgentProcess) -> None:
-    with profiling(own_agent) as sock:
-        assert own_agent.stop() == 0
+def test_a_profile_of_itself_does_not_delay_its_end(agent: AgentProcess) -> None:
+    with profiling(agent) as sock:
+        assert agent.stop() == 0
         assert sock.recv(12) == b"HTTP/1.1 200"
 
 

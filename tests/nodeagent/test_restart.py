@@ -16,9 +16,9 @@ from tests.nodeagent.helpers import AgentFactory, AgentProcess, eventually, fill
 
 
 @pytest.fixture
-def agent(own_agent: AgentProcess) -> AgentProcess:
+def agent(agent: AgentProcess) -> AgentProcess:
     """These agents are ended, and started again on their folders."""
-    return own_agent
+    return agent
 
 
 def begin_half_done(agent: AgentProcess, target: PprofTarget) -> dict[str, Any]:

@@ -43,12 +43,12 @@ def test_while_one_goes_another_is_refused(agent: AgentProcess, target: PprofTar
 
 
 def test_a_failure_shows_until_the_next_start_and_blocks_nothing(
-    run_agent: AgentFactory, own_agent: AgentProcess, target: PprofTarget
+    run_agent: AgentFactory, agent: AgentProcess, target: PprofTarget
 ) -> None:
     target.behave(refuse(403, "no"))
-    first = own_agent.client.get("/node-observability-pprof").json()["ID"]
-    assert eventually(lambda: settled(own_agent), "it finishes") == (500, f"{first} failed.")
-    assert own_agent.stop() == 0
+    first = agent.client.get("/node-observability-pprof").json()["ID"]
+    assert eventually(lambda: settled(agent), "it finishes") == (500, f"{first} failed.")
+    assert agent.stop() == 0
     again = run_agent("--target", f"api={target.url}")
     assert status(again) == (500, f"{first} failed.")
     target.behave(serve)
