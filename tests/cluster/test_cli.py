@@ -126,9 +126,10 @@ def no_runs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_a_run_from_start_to_files(world: KubeWorld, team: str, as_ada: Invoke, kubectl: FakeKubectl) -> None:
-    started = as_ada("run", "start", "--duration", "1")
+    # Long enough to be seen: the API server breaks watches off for a moment after a definition was written.
+    started = as_ada("run", "start", "--duration", "4")
     assert started.exit_code == 0, started.output
-    assert "Running: profiling 2 nodes for 1 s" in started.stderr
+    assert "Running: profiling 2 nodes for 4 s" in started.stderr
     run = json.loads(as_ada("run", "get", "latest", "-o", "json").stdout)
     name = run["metadata"]["name"]
     assert (run["metadata"]["namespace"], run["status"]["phase"]) == (team, "Succeeded")
