@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from nodeobs.errors import ConfigurationError
+from nodeobs.sharedtls import shared_context
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +77,7 @@ def read_authority(path: Path) -> ssl.SSLContext:
         ConfigurationError: it cannot be read or holds no certificate.
     """
     try:
-        context = ssl.create_default_context(cafile=str(path))
+        context = shared_context(path)
     except OSError as error:
         what = (
             "holds no usable certificate in PEM" if isinstance(error, ssl.SSLError) else os.strerror(error.errno or 0)

@@ -17,6 +17,7 @@ import structlog
 from nodeobs.errors import ConfigurationError
 from nodeobs.kube.access import SERVICE_ACCOUNT, Access, ServiceAccount, Source
 from nodeobs.kube.proxies import environment_proxy, without_password
+from nodeobs.sharedtls import shared_context
 
 log = structlog.get_logger(__name__)
 
@@ -199,7 +200,7 @@ def load_credentials(
 
 def _context(access: Access) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=access.authority or None)
+        context = shared_context(access.authority or None)
         if not access.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
