@@ -12,6 +12,7 @@ The listener's own options cannot do this: ``SO_RCVTIMEO`` is not noticed under 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import gc
 import socket
 import ssl
@@ -108,6 +109,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """Serve until a signal says otherwise, then end everything within two seconds."""
+        # A crash in what is not Python tells where it was, in the log.
+        faulthandler.enable()
         _calm_garbage_collection()
         services = self.wsgi.extensions["nodeobs"]
         driver = threading.Thread(target=services.drive, args=(services.stop,), name="controller", daemon=True)
