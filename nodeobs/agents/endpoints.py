@@ -19,6 +19,7 @@ from nodeobs.errors import NodeobsError, NotFound, StoreUnavailable, WatchExpire
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import ENDPOINT_SLICES, NODES, PODS
 from nodeobs.kube.watch import list_pages
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +167,7 @@ class ClusterRoster:
         try:
             for page in list_pages(self._client, path, params):
                 for item in page.items:
-                    yield msgspec.json.decode(item, type=kind)
+                    yield decode(item, kind)
         except (msgspec.DecodeError, NotFound, WatchExpired) as error:
             raise StoreUnavailable(f"{path} cannot be listed: {error}") from error
 

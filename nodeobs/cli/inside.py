@@ -18,6 +18,7 @@ from nodeobs.cli.service import Service, trust_of
 from nodeobs.errors import ConfigurationError, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import CONFIG_MAPS, ResourcePath
+from nodeobs.typed import decode
 
 AUTHORITY: Final = "nodeobs-ca"
 """ConfigMap in which the service publishes the authority of its certificate."""
@@ -87,7 +88,7 @@ def _published_trust(client: KubeClient, namespace: str) -> ssl.SSLContext:
     where = f"ConfigMap {AUTHORITY} of namespace {namespace}"
     hint = "name the namespace with --service-namespace, or the authority's file with --ca-file"
     try:
-        found = msgspec.json.decode(client.get(CONFIG_MAPS.item(AUTHORITY, namespace)), type=ConfigMap)
+        found = decode(client.get(CONFIG_MAPS.item(AUTHORITY, namespace)), ConfigMap)
         # Nothing at all would mean the system's authorities.
         return ssl.create_default_context(cadata=found.data[AUTHORITY_KEY] or "none")
     except NotFound as error:
@@ -121,7 +122,7 @@ def _token_of(client: KubeClient, place: ClusterPlace, note: Callable[[str], Non
     }
     path = _SERVICE_ACCOUNTS.item(name, namespace, subresource="token")
     try:
-        answer = msgspec.json.decode(client.request("POST", path, body), type=TokenRequest)
+        answer = decode(client.request("POST", path, body), TokenRequest)
     except NotFound as error:
         raise Failure(
             f"there is no ServiceAccount {name} in namespace {namespace}, whose token the service could be asked with",

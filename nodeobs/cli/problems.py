@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from nodeobs.cli.failures import ExitCode, Failure, Unavailable
+from nodeobs.typed import convert, decode
 
 _EXIT_CODES: Final = {
     400: ExitCode.USAGE,
@@ -42,7 +43,7 @@ def failure_of(status: int, body: bytes, *, url: str) -> Failure:
     members = _members(body)
     if members is None:
         return _wordless(status, body, url=url)
-    problem = msgspec.convert(members, Problem)
+    problem = convert(members, Problem)
     detail = "; ".join([problem.detail or problem.title or f"status {status}", *_pointed(problem)])
     hint = _hint(status, problem)
     if status in (502, 503, 504):
@@ -62,8 +63,8 @@ def not_ours(url: str, path: str, reason: str) -> Failure:
 
 def _members(body: bytes) -> dict[str, Any] | None:
     try:
-        members = msgspec.json.decode(body, type=dict[str, Any])
-        msgspec.convert(members, Problem)
+        members = decode(body, dict[str, Any])
+        convert(members, Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return members

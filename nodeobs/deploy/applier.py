@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from msgspec import json
 
 from nodeobs.deploy.children import PATHS
 from nodeobs.deploy.drift import APPLIED, MANAGER, Held, digest_of
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class Applier:
     def _unlabelled(self, path: str) -> Held | None:
         """The object, where there is one without the labels that memory follows."""
         try:
-            return json.decode(self._client.get(path), type=Held)
+            return decode(self._client.get(path), Held)
         except NotFound:
             return None
 

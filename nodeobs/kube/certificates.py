@@ -24,6 +24,7 @@ from nodeobs.kube.publication import Publication
 from nodeobs.kube.rbac import TLS_SECRET
 from nodeobs.metrics import Metrics
 from nodeobs.model import GROUP
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,7 @@ class CertificateKeeper:
         except NotFound:
             return None, None
         try:
-            secret = msgspec.json.decode(body, type=_Secret)
+            secret = decode(body, _Secret)
         except (msgspec.DecodeError, UnicodeDecodeError):
             # Not chained: the decoder's text may show a key.
             raise StoreUnavailable(f"the Secret {self._namespace}/{TLS_SECRET} cannot be read") from None

@@ -26,6 +26,7 @@ from nodeobs.errors import (
     WatchExpired,
 )
 from nodeobs.kube.lane import Lane
+from nodeobs.typed import decode
 
 if TYPE_CHECKING:
     # Not when the program runs: the kubernetes package takes 30 MB, and only a cluster needs it.
@@ -284,7 +285,7 @@ class KubeClient:
 def failure(code: int, body: bytes) -> NodeobsError:
     """Our error for the API server's answer of that HTTP status."""
     try:
-        status = msgspec.json.decode(body, type=Status)
+        status = decode(body, Status)
     except (msgspec.DecodeError, UnicodeDecodeError):
         status = Status(message=body[:500].decode(errors="replace").strip())
     return failure_of(status, code)

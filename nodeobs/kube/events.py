@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-import msgspec
 import structlog
 
 from nodeobs.errors import AlreadyExists, Conflict, NodeobsError, NotFound, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import EVENTS
 from nodeobs.model import API_VERSION, Run
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +125,7 @@ class EventRecorder:
         _log_lost(event, "others write the same one")
 
     def _count(self, path: str, last: str) -> None:
-        known = msgspec.json.decode(self._client.get(path, seconds=_ANSWER_SECONDS))
+        known = decode(self._client.get(path, seconds=_ANSWER_SECONDS), dict[str, Any])
         known["count"] = (known.get("count") or 1) + 1
         known["lastTimestamp"] = last
         self._client.request("PUT", path, known, seconds=_ANSWER_SECONDS)

@@ -8,6 +8,7 @@ import msgspec
 
 from nodeobs.errors import StoreUnavailable
 from nodeobs.kube.client import KubeClient
+from nodeobs.typed import decode
 
 _PATH: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _ANSWER_SECONDS: Final = 2.0
@@ -46,7 +47,7 @@ class OwnUser:
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
             answer = self._client.request("POST", _PATH, body, seconds=_ANSWER_SECONDS)
             try:
-                self._name = msgspec.json.decode(answer, type=_Review).status.user_info.username
+                self._name = decode(answer, _Review).status.user_info.username
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
         return self._name

@@ -26,6 +26,7 @@ from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from nodeobs.errors import ConfigurationError
 from nodeobs.kube.access import Access, header_token
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -175,7 +176,7 @@ def _expiry(authorization: str) -> datetime | None:
         return None
     with suppress(ValueError, OverflowError, msgspec.DecodeError):
         padded = parts[1] + "=" * (-len(parts[1]) % 4)
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=_Claims)
+        claims = decode(base64.urlsafe_b64decode(padded), _Claims)
         return None if claims.exp is None else datetime.fromtimestamp(claims.exp, UTC)
     return None
 

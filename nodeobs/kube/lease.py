@@ -14,6 +14,7 @@ import structlog
 from nodeobs.errors import AlreadyExists, Conflict, NodeobsError, NotFound, StoreError, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import ResourcePath
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -267,6 +268,6 @@ class _Tenure:
 
 def _decode(answer: bytes) -> Lease:
     try:
-        return msgspec.json.decode(answer, type=Lease)
+        return decode(answer, Lease)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreUnavailable(f"the API server's Lease cannot be read: {error}") from error

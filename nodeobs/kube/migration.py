@@ -16,6 +16,7 @@ import structlog
 from nodeobs.errors import Conflict, InvalidInput, NodeobsError, NotFound, StoreDenied
 from nodeobs.kube.client import KubeClient
 from nodeobs.model import API_VERSION, GROUP
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -70,13 +71,13 @@ class Migration:
             NodeobsError: the API server cannot be reached, or refuses; what was rewritten stays so.
         """
         path = f"{_DEFINITIONS}/{plural}.{GROUP}"
-        definition = msgspec.json.decode(self._client.get(path), type=_Definition)
+        definition = decode(self._client.get(path), _Definition)
         if set(definition.status.stored_versions) <= {STORAGE_VERSION}:
             return 0
         count, token, complete = 0, "", True
         while not stop.is_set():
             params = {"limit": _PAGE} | ({"continue": token} if token else {})
-            page = msgspec.json.decode(self._client.get(f"/apis/{API_VERSION}/{plural}", params), type=_Page)
+            page = decode(self._client.get(f"/apis/{API_VERSION}/{plural}", params), _Page)
             written = [self._rewrite(plural, found) for found in page.items]
             count += written.count(True)
             complete = complete and all(written)

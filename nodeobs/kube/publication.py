@@ -13,6 +13,7 @@ from nodeobs.errors import NodeobsError, NotFound, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import CONFIG_MAPS, ResourcePath
 from nodeobs.kube.rbac import CA_CONFIG_MAP
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -145,6 +146,6 @@ class Publication:
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decode(body, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error

@@ -17,6 +17,7 @@ import msgspec
 
 from nodeobs.errors import AccessUnknown
 from nodeobs.model import GROUP
+from nodeobs.typed import decode
 
 AUTHENTICATION_PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 AUTHORIZATION_PATH: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -221,7 +222,7 @@ D = TypeVar("D")
 
 def _decode(answer: bytes | str, kind: type[D]) -> D:
     try:
-        return msgspec.json.decode(answer, type=kind)
+        return decode(answer, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise unknown(f"the API server answered a review with something else: {error}") from error
 

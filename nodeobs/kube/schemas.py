@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from nodeobs.model import Document
+from nodeobs.typed import decode
 
 Schema = dict[str, Any]
 
@@ -31,7 +32,7 @@ _ROOT_FIELDS: Final[Mapping[str, Schema]] = {
 def structural_schema(kind: type[Document]) -> Schema:
     """Schema of a whole object. Absent fields get the model's defaults, so that what is stored is complete."""
     # By way of JSON, as defaults are the model's own tuples and enumerations.
-    generated = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(kind, ref_template="{name}")))
+    generated = decode(msgspec.json.encode(msgspec.json.schema(kind, ref_template="{name}")), dict[str, Any])
     documents = {document.__name__: document for document in _documents_in(kind)}
     schema = _Translation(generated["$defs"], documents).document(kind.__name__)
     schema["required"] = [name for name in schema["required"] if name != "metadata"]

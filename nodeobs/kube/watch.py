@@ -15,6 +15,7 @@ import structlog
 
 from nodeobs.errors import InvalidInput, NodeobsError, StoreUnavailable, WatchExpired
 from nodeobs.kube.client import KubeClient, Status, Stream, failure_of
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -199,7 +200,7 @@ def metadata_of(document: bytes | msgspec.Raw) -> ObjectMeta:
 
 def _decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode(data, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error
 

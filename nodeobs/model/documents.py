@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from nodeobs.errors import InvalidInput
+from nodeobs.typed import convert, decode
 
 replace = msgspec.structs.replace
 """Copy of a document with some attributes changed; bounds are not checked again."""
@@ -35,7 +36,7 @@ def decode_json(data: bytes | str, kind: type[D]) -> D:
         InvalidInput: not JSON, or not such a document; the pointer says where.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode(data, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(error) from error
 
@@ -52,7 +53,7 @@ def from_builtins(data: object, kind: type[D]) -> D:
         InvalidInput: not such a document; the pointer says where.
     """
     try:
-        return msgspec.convert(data, type=kind)
+        return convert(data, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _invalid(error) from error
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic
 
-import msgspec
 import structlog
 
 from nodeobs.errors import AlreadyExists, Conflict, InvalidInput, NotFound, StoreUnavailable, Unreadable, WatchExpired
@@ -20,6 +19,7 @@ from nodeobs.model import NodeObservability, Phase, Resource, Run, TriggerRecord
 from nodeobs.store.base import Admit, Change, ChangeType, R, Snapshot
 from nodeobs.store.forms import CustomResources, Form, Raw, TriggerRecords
 from nodeobs.store.objects import checked, label, label_of, log_unreadable
+from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -214,7 +214,7 @@ class _Write(Generic[R]):
 
     def _put_if(self, merge: Callable[[Raw, R, R], bool], stored: bytes, *, subresource: str = "") -> bytes:
         """Write what ``merge`` makes of the object, if that is another; the object as it is stored then."""
-        raw = msgspec.json.decode(stored)
+        raw = decode(stored, dict[str, Any])
         if not merge(raw, self._before, self._after):
             return stored
         try:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityToo
 
 from nodeobs.errors import InvalidInput
 from nodeobs.model import Document, from_builtins, to_builtins
+from nodeobs.typed import decode
 from nodeobs.web.schemas import explain
 from nodeobs.web.services import services
 from nodeobs.web.slots import Slots
@@ -69,7 +70,7 @@ def read_document(kind: type[D]) -> D:
     if not body:
         raise BadRequest("the body is empty; a JSON document belongs there")
     try:
-        raw = msgspec.json.decode(body)
+        raw = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     try:
