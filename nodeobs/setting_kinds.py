@@ -12,10 +12,11 @@ from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Meta
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
 
 from nodeobs.errors import InvalidInput
-from nodeobs.model import NamespaceName, from_builtins
+from nodeobs.model import DnsName, NamespaceName, from_builtins
 from nodeobs.units import parse_duration, parse_size
 
 
@@ -49,6 +50,17 @@ def modelled(kind: Any) -> AfterValidator:
             raise ValueError(f"must be: {described[0].rstrip('.')}" if described else error.detail) from error
 
     return AfterValidator(check)
+
+
+def allowed_of(field: FieldInfo) -> str:
+    """Which values a setting takes, in words."""
+    inner = [mark for option in get_args(field.annotation) for mark in getattr(option, "__metadata__", ())]
+    for mark in [*reversed(field.metadata), *inner]:
+        if isinstance(mark, Allowed):
+            return mark.text
+    if field.annotation is bool:
+        return "`true` or `false`"
+    return " or ".join(f"`{word}`" for word in get_args(field.annotation))
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -129,3 +141,5 @@ Location = Annotated[
 Duration = Annotated[timedelta, BeforeValidator(_duration), Allowed("duration such as `12h` or `30d`")]
 Size = Annotated[int, BeforeValidator(_size)]
 Namespace = Annotated[str, modelled(NamespaceName), Allowed("name of lower-case letters, digits and `-`")]
+Names = Annotated[tuple[Annotated[str, modelled(DnsName)], ...], Allowed("list of names; as JSON in the environment")]
+Words = tuple[Annotated[str, Field(min_length=1)], ...]

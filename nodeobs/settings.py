@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -36,8 +36,11 @@ from nodeobs.setting_kinds import (
     Folder,
     LeadsToSecret,
     Location,
+    Names,
     Namespace,
     Size,
+    Words,
+    allowed_of,
     is_loopback,
     modelled,
     split_address,
@@ -52,6 +55,9 @@ _NOT_OURS = re.compile(
     # What Kubernetes adds to every container for a Service whose name begins with "nodeobs".
     r"|NODEOBS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
+
+
+_OF_OTHERS_AGENTS = {"agent_tls", "agent_ca_file", "agent_server_name", "agent_service"}
 
 
 class AgentAddress(BaseModel):
@@ -170,6 +176,45 @@ class Settings(BaseSettings):
     agent_service: Annotated[str, modelled(NamespaceName)] = "node-observability-agent"
     """The agents' Service in mode `kubernetes`: each endpoint that has a node's name is that node's agent."""
 
+    agent_image: Annotated[str, Field(min_length=1, max_length=1024), Allowed("name of an image")] | None = None
+    """The image of this service, in mode `kubernetes`: the leader makes the agents of every NodeObservability from it,
+    with their certificates. Without it they are somebody else's to make, behind `agent_service`."""
+
+    agent_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When a node fetches `agent_image`."""
+
+    agent_image_pull_secrets: Annotated[Names, DefaultIs("none")] = ()
+    """Secrets in `agent_namespace` that `agent_image` is fetched with."""
+
+    agent_socket_folders: Annotated[
+        Words,
+        Allowed("list of folders; as JSON in the environment"),
+        DefaultIs("`/run/containerd` and `/run/crio`"),
+    ] = ("/run/containerd", "/run/crio")
+    """Folders of nodes whose sockets the targets of a NodeObservability may name: exactly these, not what is below.
+    Whoever may speak to a container runtime's socket is root on that node."""
+
+    agent_url_hosts: Annotated[
+        Words, Allowed("list of hosts; as JSON in the environment"), DefaultIs("`$(NODE_IP)`: the node itself")
+    ] = ("$(NODE_IP)",)
+    """Hosts that the URLs of a NodeObservability's targets may name."""
+
+    agent_host_network: bool = False
+    """Whether agents may have their node's network, which targets at the node's loopback need."""
+
+    agent_storage_limit: Annotated[Size, Field(ge=1 << 20), Allowed("size such as `512MiB`")] = Field(
+        default="512MiB", validate_default=True
+    )
+    """Profiles that each agent keeps until they are fetched."""
+
+    kubelet_ca_file: File | None = None
+    """Authority (PEM) of the kubelets' certificates, given to the agents. Without it each agent accepts any, at its own
+    node's address only; on OpenShift the cluster's own is used."""
+
+    openshift: bool = False
+    """Whether the cluster is OpenShift: its kubelets' authority is followed, agents with a socket get the SELinux type
+    `spc_t`, and NodeObservabilityMachineConfigs are acted upon."""
+
     agent_server_name: Annotated[str, Allowed("name in a certificate")] | None = None
     """Name that the agents' certificates carry, where it is not the address that they are called at."""
 
@@ -258,14 +303,29 @@ class Settings(BaseSettings):
             raise ValueError(f"agents lists {twice[0]!r} more than once; each node has one agent")
         if self.mode == "kubernetes":
             self._check_kubernetes()
+        elif self.agent_image is not None:
+            raise ValueError("agent_image has no effect in mode standalone: start the agents yourself and list them")
         return self
+
+    @property
+    def agents_at(self) -> str:
+        """The namespace of the agents, in mode ``kubernetes``."""
+        return self.agent_namespace or f"{self.namespace}-agents"
 
     def _check_kubernetes(self) -> None:
         if self.tokens_file is not None:
             raise ValueError("tokens_file has no effect in mode kubernetes: the API server authenticates callers")
         if self.agents:
             raise ValueError("agents has no effect in mode kubernetes: they are found by agent_service")
-        if self.agent_token_file is not None and not self.agent_tls:
+        if self.agent_image is not None:
+            if given := sorted(self.model_fields_set & _OF_OTHERS_AGENTS):
+                raise ValueError(f"{given[0]} has no effect with agent_image: the agents are made with all of that")
+            if self.agent_namespace == self.namespace:
+                raise ValueError(
+                    "agent_namespace must be another than namespace: agents may need a node's socket, and the "
+                    "service's namespace forbids that to every pod"
+                )
+        elif self.agent_token_file is not None and not self.agent_tls:
             raise ValueError(
                 f"agent_token_file would cross the cluster's network for all to read: set {PREFIX}AGENT_TLS to true"
             )
@@ -279,35 +339,6 @@ def default_data_dir(environ: Mapping[str, str], *, user_id: int) -> Path:
     state = environ.get("XDG_STATE_HOME", "")
     # The specification says that a relative path there is to be ignored.
     return (Path(state) if state.startswith("/") else Path(home) / ".local/state") / "nodeobs"
-
-
-def settings_reference() -> str:
-    """Markdown table of every setting, as ``docs/configuration.md`` has it."""
-    rows = ["| setting | environment variable | default | allowed |", "|---|---|---|---|"]
-    details = []
-    for name, field in Settings.model_fields.items():
-        rows.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {_default_of(field)} | {_allowed_of(field)} |")
-        details.append(f"- **`{name}`**: {' '.join((field.description or '').split())}")
-    return "\n".join([*rows, "", *details]) + "\n"
-
-
-def _default_of(field: FieldInfo) -> str:
-    words = [mark.text for mark in field.metadata if isinstance(mark, DefaultIs)]
-    if words:
-        return words[0]
-    if field.default is None:
-        return "none"
-    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
-
-
-def _allowed_of(field: FieldInfo) -> str:
-    inner = [mark for option in get_args(field.annotation) for mark in getattr(option, "__metadata__", ())]
-    for mark in [*reversed(field.metadata), *inner]:
-        if isinstance(mark, Allowed):
-            return mark.text
-    if field.annotation is bool:
-        return "`true` or `false`"
-    return " or ".join(f"`{word}`" for word in get_args(field.annotation))
 
 
 def _names_in(ours: Mapping[str, str]) -> list[str]:
@@ -326,7 +357,9 @@ def _read_environment(ours: Mapping[str, str]) -> dict[str, Any]:
     try:
         return source()
     except SettingsError as error:
-        raise ConfigurationError(f"environment variable {PREFIX}AGENTS is not JSON: {error.__cause__}") from error
+        named = re.search(r'"(\w+)"', str(error))
+        which = f"{PREFIX}{named[1].upper()}" if named else "with a list"
+        raise ConfigurationError(f"environment variable {which} is not JSON: {error.__cause__}") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -353,10 +386,10 @@ def _explain(details: ErrorDetails, origins: Mapping[str, str]) -> str:
     field = Settings.model_fields[name]
     where = f"setting {'.'.join(str(step) for step in details['loc'])} ({origins.get(name, 'given directly')})"
     if details["type"] == "missing":
-        return f"{where}: is missing; allowed: {_allowed_of(field)}"
+        return f"{where}: is missing; allowed: {allowed_of(field)}"
     if details["type"] == "extra_forbidden":
         return f"{where}: {unknown_key(details['loc'][-1], list(AgentAddress.model_fields))}"
-    return f"{where}: {_shown(details['input'], field)} cannot be used: {reason}; allowed: {_allowed_of(field)}"
+    return f"{where}: {_shown(details['input'], field)} cannot be used: {reason}; allowed: {allowed_of(field)}"
 
 
 def _shown(value: object, field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""The page about Kubernetes: its YAML is what the service, the agent and ``nodeobs manifests`` know."""
+"""The pages about Kubernetes: their YAML is what the service, the agent and ``nodeobs manifests`` know."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from nodeobs.cli import main
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import manifests
+from nodeobs.kube.rbac import Features
 from nodeobs.model import NodeObservability, Run, decode_json, encode_json
 from nodeobs.nodeagent.arguments import read_settings
 from nodeobs.settings import Settings
@@ -22,12 +23,18 @@ from tests.lab.apiserver import ApiServer
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "kubernetes.md").read_text()
+BY_HAND = (ROOT / "docs" / "agents-by-hand.md").read_text()
 DOCUMENTS: dict[str, dict[str, Any]] = {
     document["kind"]: document
-    for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    for block in re.findall(r"```yaml\n(.*?)```", TEXT + BY_HAND, re.DOTALL)
     for document in yaml.safe_load_all(block)
 }
-MANIFESTS = manifests(namespace="nodeobs", agent_namespace="nodeobs-agents", webhook=Webhook())
+MANIFESTS = manifests(
+    namespace="nodeobs",
+    agent_namespace="nodeobs-agents",
+    webhook=Webhook(),
+    features=Features(deploy_agents=False),
+)
 
 
 def container(kind: str) -> dict[str, Any]:
@@ -55,15 +62,21 @@ def test_the_pods_fit_what_the_manifests_bring(kind: str) -> None:
     assert container(kind)["ports"] == [{"containerPort": service["spec"]["ports"][0]["targetPort"]}]
 
 
-def test_the_services_settings_are_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_services_settings_are_accepted(tmp_path: Path, by_hand: bool) -> None:
     files = {"CA": "/etc/agents/ca.crt", "TOKEN": "/var/run/secrets/nodeobs/token"}
     environ = {entry["name"]: entry["value"] for entry in container("Deployment")["env"]}
+    if by_hand:
+        del environ["NODEOBS_AGENT_IMAGE"]
+        environ |= dict(re.findall(r"^(NODEOBS_\w+)=(\S+)", BY_HAND, re.MULTILINE))
     for name in files:
         (tmp_path / name).touch(mode=0o600)
     moved = {path: str(tmp_path / name) for name, path in files.items()}
     settings = Settings.load({name: moved.get(value, value) for name, value in environ.items()})
     assert settings.mode == "kubernetes"
-    assert str(settings.agent_server_name) in TEXT.partition("```yaml")[0], "the certificate is made for it"
+    assert (settings.agent_image is None) == by_hand
+    if by_hand:
+        assert str(settings.agent_server_name) in BY_HAND.partition("```yaml")[0], "the certificate is made for it"
 
 
 def test_the_agents_arguments_are_accepted() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeobs.errors import ConfigurationError
-from nodeobs.settings import Settings, default_data_dir, settings_reference
+from nodeobs.settings import Settings, default_data_dir
+from tests.settings_reference import settings_reference
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 HOME = {"HOME": "/home/sre"}

@@ -13,7 +13,7 @@ from nodeobs.errors import InvalidInput
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import Part
 from nodeobs.kube.manifests import manifests as make_manifests
-from nodeobs.kube.rbac import SERVICE
+from nodeobs.kube.rbac import SERVICE, Features
 from nodeobs.model import NamespaceName, from_builtins
 
 _LONGEST_LINE: Final = 120
@@ -74,8 +74,28 @@ def _https(_context: click.Context, _option: click.Parameter, value: str | None)
     multiple=True,
     help="Print only these; may be given several times.",
 )
-def manifests(
-    *, namespace: str, agent_namespace: str | None, webhook_url: str | None, ca_file: Path | None, only: tuple[str, ...]
+@click.option(
+    "--agents-by-hand",
+    is_flag=True,
+    help="The service makes no agents and may not; there are an account and a Service for those that you install.",
+)
+@click.option(
+    "--via-api-server",
+    is_flag=True,
+    help="The service may ask kubelets through the API server (nodes/proxy), as NodeObservabilities with "
+    "via: apiServer need.",
+)
+@click.option("--openshift", is_flag=True, help="With the rights that the service needs on OpenShift.")
+def manifests(  # noqa: PLR0913 - one for each option
+    *,
+    namespace: str,
+    agent_namespace: str | None,
+    webhook_url: str | None,
+    ca_file: Path | None,
+    only: tuple[str, ...],
+    agents_by_hand: bool,
+    via_api_server: bool,
+    openshift: bool,
 ) -> None:
     """Print what a cluster needs before the service runs there, as YAML.
 
@@ -100,6 +120,7 @@ def manifests(
         agent_namespace=agents,
         webhook=webhook,
         parts=[Part(name) for name in only] or tuple(Part),
+        features=Features(deploy_agents=not agents_by_hand, via_api_server=via_api_server, openshift=openshift),
     )
     text = yaml.dump_all(
         documents, Dumper=_Dumper, sort_keys=False, explicit_start=True, width=_LONGEST_LINE, allow_unicode=True

@@ -13,7 +13,7 @@ from nodeobs.deploy.daemonset import PORT, daemon_set
 from nodeobs.deploy.targets import Targets
 from nodeobs.kube.authority import Material, names_of
 from nodeobs.kube.paths import CONFIG_MAPS, ResourcePath
-from nodeobs.kube.rbac import AGENT
+from nodeobs.kube.rbac import AGENT, AGENT_ROLE
 from nodeobs.model import API_VERSION, NodeObservability
 
 Json = dict[str, Any]
@@ -136,7 +136,7 @@ def _binding(metadata: Json, account: str, config: DeployConfig) -> Json:
         "kind": "ClusterRoleBinding",
         # Cluster-scoped: two installations have two namespaces, whose names have no colon.
         "metadata": metadata | {"name": f"nodeobs-agent:{config.namespace}:{account}"},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": config.cluster_role},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": AGENT_ROLE},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": config.namespace}],
     }
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
 
 from nodeobs.errors import ConfigurationError
-
-DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
-    "requests": {"cpu": "10m", "memory": "64Mi"},
-    "limits": {"memory": "256Mi"},
-}
-ALL_TAINTS: Final[tuple[Mapping[str, Any], ...]] = ({"operator": "Exists"},)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +24,14 @@ class DeployConfig:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets in ``namespace``."""
-    cluster_role: str = "nodeobs-agent"
-    """What each agent may do at the API server and at its kubelet."""
     socket_folders: tuple[str, ...] = ("/run/containerd", "/run/crio")
     """Folders of nodes whose sockets a target may name; ``/var/run`` is the same as ``/run``."""
     url_hosts: tuple[str, ...] = ("$(NODE_IP)",)
     """Hosts that a target's URL may name, as it is written there."""
     host_network: bool = False
     """Whether agents may have their node's network, which a URL of the node's loopback needs."""
-    selinux_type: str = ""
-    """Of agents with a socket; OpenShift needs ``spc_t``."""
-    tolerations: tuple[Mapping[str, Any], ...] = ALL_TAINTS
-    priority_class: str = ""
-    resources: Mapping[str, Any] = field(default_factory=lambda: DEFAULT_RESOURCES)
+    openshift: bool = False
+    """Whether the cluster is OpenShift: its kubelets' authority is there, and SELinux is to let agents at sockets."""
     storage_bytes: int = 512 << 20
     """Profiles that an agent keeps."""
 

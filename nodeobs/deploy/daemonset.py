@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.targets import Targets
-from nodeobs.model import NodeObservabilitySpec
+from nodeobs.model import NodeObservabilitySpec, to_builtins
 
 Json = dict[str, Any]
 
@@ -16,6 +16,8 @@ STORAGE: Final = "/run/node-observability"
 
 _TLS: Final = "/etc/nodeobs/tls"
 _KUBELET_CA: Final = "/etc/nodeobs/kubelet-ca"
+_SELINUX_TYPE: Final = "spc_t"
+"""May speak to the sockets of container runtimes."""
 _GRACE_SECONDS: Final = 45
 _OS: Final = "kubernetes.io/os"
 
@@ -35,16 +37,16 @@ def daemon_set(
     pod: Json = {
         "serviceAccountName": metadata["name"],
         "nodeSelector": node_selector(spec),
-        "tolerations": [dict(toleration) for toleration in config.tolerations],
+        "tolerations": [to_builtins(toleration) for toleration in spec.tolerations],
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         # The variables of Services are not for a program that reads its settings from the environment.
         "enableServiceLinks": False,
         "securityContext": _identity(targets),
-        "containers": [_container(targets, kubelet_ca, config)],
+        "containers": [_container(targets, kubelet_ca, config) | {"resources": to_builtins(spec.resources)}],
         "volumes": volumes,
     }
-    if config.priority_class:
-        pod["priorityClassName"] = config.priority_class
+    if spec.priority_class_name:
+        pod["priorityClassName"] = spec.priority_class_name
     if targets.host_network:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     selected = {key: value for key, value in labels.items() if key.endswith(("/name", "/component", "/instance"))}
@@ -78,8 +80,8 @@ def _container(targets: Targets, kubelet_ca: str, config: DeployConfig) -> Json:
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
     }
-    if targets.folders and config.selinux_type:
-        security["seLinuxOptions"] = {"type": config.selinux_type}
+    if targets.folders and config.openshift:
+        security["seLinuxOptions"] = {"type": _SELINUX_TYPE}
     return {
         "name": "agent",
         "image": config.image,
@@ -96,7 +98,6 @@ def _container(targets: Targets, kubelet_ca: str, config: DeployConfig) -> Json:
         "startupProbe": _probe("/readyz", periodSeconds=1, failureThreshold=60, timeoutSeconds=2),
         "readinessProbe": _probe("/readyz", periodSeconds=20, failureThreshold=2, timeoutSeconds=5),
         "livenessProbe": _probe("/healthz", periodSeconds=60, failureThreshold=3, timeoutSeconds=10),
-        "resources": {kind: dict(values) for kind, values in config.resources.items()},
         "securityContext": security,
         "volumeMounts": _mounts(targets, kubelet_ca),
     }

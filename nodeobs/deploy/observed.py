@@ -13,13 +13,11 @@ from nodeobs.deploy.drift import Held
 from nodeobs.deploy.seen import read_agent_pod, read_node
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import CONFIG_MAPS, NODES, OBSERVABILITIES, PODS
+from nodeobs.kube.rbac import OPENSHIFT_KUBELET_CA
 from nodeobs.kube.watch import Reflector
 from nodeobs.model import NodeObservability, decode_json
 
 T = TypeVar("T")
-
-OPENSHIFT_KUBELET_CA = ("openshift-config-managed", "kubelet-serving-ca")
-"""Namespace and name of the ConfigMap where OpenShift keeps the authority of its kubelets' certificates."""
 
 _CHILDREN = {"labelSelector": "app.kubernetes.io/managed-by=nodeobs"}
 _AGENTS = {"labelSelector": "app.kubernetes.io/name=nodeobs,app.kubernetes.io/component=agent"}
@@ -28,7 +26,9 @@ _AGENTS = {"labelSelector": "app.kubernetes.io/name=nodeobs,app.kubernetes.io/co
 class Observed:
     """Follows all that reconciling depends on; ``changed`` is called, by other threads, when any of it changes."""
 
-    def __init__(self, client: KubeClient, *, namespace: str, randomness: Random, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, client: KubeClient, *, namespace: str, openshift: bool, randomness: Random, changed: Callable[[], None]
+    ) -> None:
         def following(path: str, decode: Callable[[bytes], T], params: Mapping[str, str] | None = None) -> Reflector[T]:
             return Reflector(client, path, decode, params=params, randomness=randomness, changed=changed)
 
@@ -44,10 +44,14 @@ class Observed:
             for kind, path in PATHS.items()
         }
         ca_namespace, ca_name = OPENSHIFT_KUBELET_CA
-        self._kubelet_ca = following(
-            CONFIG_MAPS.collection(ca_namespace),
-            partial(decode_json, kind=Held),
-            {"fieldSelector": f"metadata.name={ca_name}"},
+        self._kubelet_ca = (
+            following(
+                CONFIG_MAPS.collection(ca_namespace),
+                partial(decode_json, kind=Held),
+                {"fieldSelector": f"metadata.name={ca_name}"},
+            )
+            if openshift
+            else None
         )
         self._namespace = namespace
 
@@ -69,7 +73,7 @@ class Observed:
     @property
     def kubelet_ca(self) -> str:
         """OpenShift's authority of its kubelets' certificates, PEM; empty elsewhere."""
-        found = self._kubelet_ca.get(OPENSHIFT_KUBELET_CA[1], OPENSHIFT_KUBELET_CA[0])
+        found = self._kubelet_ca and self._kubelet_ca.get(OPENSHIFT_KUBELET_CA[1], OPENSHIFT_KUBELET_CA[0])
         return (found.data or {}).get(KUBELET_CA_KEY, "") if found else ""
 
     def child(self, kind: str, name: str) -> Held | None:
@@ -87,4 +91,5 @@ class Observed:
 
     @property
     def _all(self) -> tuple[Reflector[Any], ...]:
-        return (self.observabilities, self.nodes, self.pods, *self._children.values(), self._kubelet_ca)
+        ca = (self._kubelet_ca,) if self._kubelet_ca else ()
+        return (self.observabilities, self.nodes, self.pods, *self._children.values(), *ca)

@@ -74,7 +74,13 @@ class Reconciler:
         """Reconcile until ``stop`` is set."""
         changed = threading.Event()
         namespace = self._config.namespace
-        observed = Observed(self._client, namespace=namespace, randomness=self._randomness, changed=changed.set)
+        observed = Observed(
+            self._client,
+            namespace=namespace,
+            openshift=self._config.openshift,
+            randomness=self._randomness,
+            changed=changed.set,
+        )
         deployer = Deployer(
             store=self._store,
             config=self._config,

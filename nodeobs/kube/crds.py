@@ -128,6 +128,9 @@ def _complete(definition: _Definition, version: str, schema: Schema) -> None:
         _complete_run(spec)
     if definition is _OBSERVABILITIES:
         _complete_targets(spec["properties"]["targets"])
+        message = "a toleration without key tolerates every taint: its operator must be Exists"
+        toleration = spec["properties"]["tolerations"]["items"]
+        _rule(toleration, "self.key != '' || self.operator == 'Exists'", message)
     if version != STORAGE_VERSION:
         _make_old(definition, version, schema)
 

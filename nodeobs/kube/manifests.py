@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from nodeobs.kube.crds import Webhook, crds
-from nodeobs.kube.rbac import AGENT, SERVICE, rbac
+from nodeobs.kube.rbac import AGENT, SERVICE, Features, rbac
 from nodeobs.model import GROUP
 from nodeobs.model.versions import STORAGE_VERSION
 
@@ -29,14 +29,24 @@ class Part(enum.StrEnum):
 
 
 def manifests(
-    *, namespace: str, agent_namespace: str, webhook: Webhook, parts: Collection[Part] = tuple(Part)
+    *,
+    namespace: str,
+    agent_namespace: str,
+    webhook: Webhook,
+    parts: Collection[Part] = tuple(Part),
+    features: Features | None = None,
 ) -> list[dict[str, Any]]:
     """The objects of those parts, each before what needs it."""
+    features = features or Features()
+    services = [_service(SERVICE, namespace, component="service", port=443)]
+    if not features.deploy_agents:
+        # Headless: each agent is called by its own address.
+        services.append(_service(AGENT, agent_namespace, component="agent", port=_PORT, clusterIP="None"))
     made = {
         Part.NAMESPACES: _namespaces(namespace, agent_namespace),
         Part.CRDS: crds(webhook=webhook),
-        Part.RBAC: rbac(namespace=namespace, agent_namespace=agent_namespace),
-        Part.SERVICES: _services(namespace, agent_namespace),
+        Part.RBAC: rbac(namespace=namespace, agent_namespace=agent_namespace, features=features),
+        Part.SERVICES: services,
         Part.WEBHOOKS: [_validation(webhook)],
     }
     return [document for part in Part if part in parts for document in made[part]]
@@ -52,14 +62,6 @@ def _namespaces(namespace: str, agent_namespace: str) -> list[dict[str, Any]]:
             "metadata": {"name": name, "labels": {**_LABELS, "pod-security.kubernetes.io/enforce": level}},
         }
         for name, level in sorted(levels.items())
-    ]
-
-
-def _services(namespace: str, agent_namespace: str) -> list[dict[str, Any]]:
-    return [
-        _service(SERVICE, namespace, component="service", port=443),
-        # Headless: each agent is called by its own address.
-        _service(AGENT, agent_namespace, component="agent", port=_PORT, clusterIP="None"),
     ]
 
 

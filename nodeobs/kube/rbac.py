@@ -7,6 +7,7 @@ Not aggregated into the cluster's own roles: who may profile nodes is to be said
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeobs.kube.crds import CRD_NAMES
@@ -20,6 +21,14 @@ AGENT: Final = "node-observability-agent"
 """Name of the agents' ServiceAccount and Service, as upstream has it."""
 VIEWER: Final = "nodeobs-viewer"
 """Name of the viewers' role, and of a ServiceAccount that has it: for whom has no token of their own."""
+AGENT_ROLE: Final = "nodeobs-agent"
+"""Name of the ClusterRole with what every agent may do."""
+DEPLOY: Final = "nodeobs-deploy"
+"""Name of the roles with what making agents takes."""
+NODE_PROXY: Final = "nodeobs-node-proxy"
+"""Name of the ClusterRole with which the service asks kubelets through the API server."""
+OPENSHIFT_KUBELET_CA: Final = ("openshift-config-managed", "kubelet-serving-ca")
+"""Namespace and name of the ConfigMap where OpenShift keeps the authority of its kubelets' certificates."""
 TLS_SECRET: Final = "nodeobs-tls"  # noqa: S105 - a name
 CA_CONFIG_MAP: Final = "nodeobs-ca"
 
@@ -31,23 +40,35 @@ _READ: Final = ("get", "list", "watch")
 _WRITE: Final = ("create", "update", "patch", "delete")
 
 
-def rbac(*, namespace: str, agent_namespace: str) -> list[Json]:
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What not every cluster is to have, as it takes rights of its own."""
+
+    deploy_agents: bool = True
+    """The service makes the agents; else they have an account and a Service to be made behind."""
+    via_api_server: bool = False
+    """The service profiles kubelets through the API server where a NodeObservability says so."""
+    openshift: bool = False
+    """The cluster is OpenShift: the authority of its kubelets is followed."""
+
+
+def rbac(*, namespace: str, agent_namespace: str, features: Features | None = None) -> list[Json]:
     """ServiceAccounts, roles and the bindings that the service and its agents need, for the two namespaces.
 
     The roles for people are bound to nobody.
     """
+    features = features or Features()
     return [
         _service_account(SERVICE, namespace),
         _service_account(VIEWER, namespace),
-        _service_account(AGENT, agent_namespace),
         _role(SERVICE, _service_rules()),
         _binding(SERVICE, SERVICE, account=SERVICE, of=namespace),
         _role(SERVICE, _service_rules_at_home(), namespace=namespace),
         _binding(SERVICE, SERVICE, account=SERVICE, of=namespace, namespace=namespace),
         _role(SERVICE, _service_rules_beside_agents(), namespace=agent_namespace),
         _binding(SERVICE, SERVICE, account=SERVICE, of=namespace, namespace=agent_namespace),
-        _role("nodeobs-agent", _agent_rules()),
-        _binding("nodeobs-agent", "nodeobs-agent", account=AGENT, of=agent_namespace),
+        _role(AGENT_ROLE, _agent_rules()),
+        *(_deploying if features.deploy_agents else _by_hand)(namespace, agent_namespace),
         _role("nodeobs-metrics", [_paths(["/metrics"], ["get"])]),
         _role("nodeobs-alerts", [_paths(["/webhooks/alertmanager"], ["post"])]),
         _role(VIEWER, _viewer_rules()),
@@ -55,6 +76,52 @@ def rbac(*, namespace: str, agent_namespace: str) -> list[Json]:
         _role("nodeobs-admin", _admin_rules()),
         _binding(VIEWER, VIEWER, account=VIEWER, of=namespace),
         _role("nodeobs-client", _client_rules(), namespace=namespace),
+        *(_via_api_server(namespace) if features.via_api_server else []),
+        *(_on_openshift(namespace) if features.openshift else []),
+    ]
+
+
+def _deploying(namespace: str, agent_namespace: str) -> list[Json]:
+    """What making agents takes. Whoever may bind roles may bind this one alone, and it can do no more than it says."""
+    read, kept = [*_READ], [*_READ, "create", "patch", "delete"]
+    within = [
+        _rule("", ["serviceaccounts", "secrets", "configmaps", "services"], kept),
+        _rule("apps", ["daemonsets"], kept),
+        _rule("", ["pods"], ["watch"]),
+    ]
+    everywhere = [
+        _rule("", ["nodes"], ["watch"]),
+        _rule(_RBAC, ["clusterrolebindings"], [*read, "create", "patch"]),
+        _rule(_RBAC, ["clusterroles"], ["bind"], names=[AGENT_ROLE]),
+    ]
+    return [
+        _role(DEPLOY, everywhere),
+        _binding(DEPLOY, DEPLOY, account=SERVICE, of=namespace),
+        _role(DEPLOY, within, namespace=agent_namespace),
+        _binding(DEPLOY, DEPLOY, account=SERVICE, of=namespace, namespace=agent_namespace),
+    ]
+
+
+def _by_hand(_namespace: str, agent_namespace: str) -> list[Json]:
+    return [
+        _service_account(AGENT, agent_namespace),
+        _binding(AGENT_ROLE, AGENT_ROLE, account=AGENT, of=agent_namespace),
+    ]
+
+
+def _via_api_server(namespace: str) -> list[Json]:
+    return [
+        # It covers more than profiles: see docs/security.md.
+        _role(NODE_PROXY, [_rule("", ["nodes/proxy"], ["get"])]),
+        _binding(NODE_PROXY, NODE_PROXY, account=SERVICE, of=namespace),
+    ]
+
+
+def _on_openshift(namespace: str) -> list[Json]:
+    name, home = OPENSHIFT_KUBELET_CA[1], OPENSHIFT_KUBELET_CA[0]
+    return [
+        _role(DEPLOY, [_rule("", ["configmaps"], _READ, names=[name])], namespace=home),
+        _binding(DEPLOY, DEPLOY, account=SERVICE, of=namespace, namespace=home),
     ]
 
 

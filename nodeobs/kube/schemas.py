@@ -59,8 +59,9 @@ class _Translation:
             schema = self._value(definition["properties"][field.encode_name])
             if field.name in texts:
                 schema["description"] = texts[field.name]
-            if "properties" in schema and field.default_factory is not msgspec.NODEFAULT:
-                schema["default"] = {}  # the API server fills in the defaults of what is within
+            if field.default_factory is not msgspec.NODEFAULT:
+                # Of an object, the API server fills in the defaults of what is within.
+                schema["default"] = {} if "properties" in schema else msgspec.to_builtins(field.default_factory())
             properties[field.encode_name] = schema
         found: Schema = {"type": "object", "description": _plain(inspect.cleandoc(kind.__doc__ or ""))}
         if definition["required"]:

@@ -128,6 +128,40 @@ class TargetSpec(Document, frozen=True, kw_only=True):
     """Path of a unix socket on the node that offers ``/debug/pprof``."""
 
 
+class Toleration(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A taint that an agent's pod tolerates (core/v1 Toleration)."""
+
+    key: Annotated[str, Meta(max_length=317)] = ""
+    """Of the taint. Empty, with operator Exists: every taint."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """Whether the taint's value matters."""
+    value: Annotated[str, Meta(max_length=63)] = ""
+    """Of the taint, with operator Equal."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Of the taint. Empty: any."""
+    toleration_seconds: int | None = None
+    """How long a taint with effect NoExecute is tolerated. Default: for ever."""
+
+
+Quantities = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=317)],
+        Annotated[str, Meta(max_length=32, pattern=r"\A[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?\Z")],
+    ],
+    Meta(max_length=16),
+]
+"""Amounts of resources, as Kubernetes writes them."""
+
+
+class ResourceAmounts(Document, frozen=True, kw_only=True):
+    """What an agent's container gets (core/v1 ResourceRequirements)."""
+
+    requests: Quantities = field(default_factory=lambda: {"cpu": "10m", "memory": "64Mi"})
+    """What is kept free for it on its node."""
+    limits: Quantities = field(default_factory=lambda: {"memory": "256Mi"})
+    """What it may use at most."""
+
+
 class NodeObservabilitySpec(Document, frozen=True, kw_only=True):
     """Which nodes carry agents, and which targets they may profile."""
 
@@ -139,6 +173,12 @@ class NodeObservabilitySpec(Document, frozen=True, kw_only=True):
     """What the agents may profile. Empty: every target that they offer."""
     via: Literal["agents", "apiServer"] = "agents"
     """``agents`` on the nodes, or ``apiServer``: kubelets alone, through the API server's node proxy."""
+    tolerations: Annotated[tuple[Toleration, ...], Meta(max_length=64)] = (Toleration(operator="Exists"),)
+    """Taints of nodes that carry agents all the same. Default: all; an empty list: none."""
+    priority_class_name: Annotated[str, Meta(max_length=253)] = ""
+    """PriorityClass of the agents' pods."""
+    resources: ResourceAmounts = field(default_factory=ResourceAmounts)
+    """What each agent requests, and may use."""
 
 
 class NodeObservabilityStatus(Document, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from nodeobs.runs.alerts import remember
 from nodeobs.runs.announcements import Announcement, Recorder
 from nodeobs.runs.claimed import ClaimedRun, HandedOver
 from nodeobs.runs.delivery import Delivery
+from nodeobs.runs.rules import awaited
 from nodeobs.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -54,11 +55,14 @@ class Surroundings:
     store: Store
     outputs: OutputStore
     connector: AgentConnector
-    agents: Callable[[], Sequence[Agent]]
+    agents: Callable[[str], Sequence[Agent]]
+    """The nodes and their agents, by the NodeObservability's name; raises StoreUnavailable where it cannot be told."""
     spool: Path
     grace_seconds: float
     """Added to a Run's duration for its deadline."""
     now: Callable[[], datetime]
+    settling_seconds: float = 0.0
+    """After its creation a NodeObservability is waited for so long until its agents are ready."""
     recorder: Recorder | None = None
     """Where Events about Runs go; None: nowhere."""
 
@@ -140,7 +144,8 @@ class Driver:
         names = results.to_purge(self.manifest) if self.manifest else frozenset()
         shutil.rmtree(self._spool, ignore_errors=True)
         with suppress(asyncio.CancelledError):
-            agents = [agent for agent in self._around.agents() if agent.name in names]
+            roster = self._around.agents(self.run.spec.node_observability_ref.name)
+            agents = [agent for agent in roster if agent.name in names]
             self._run(purge(agents, self.run.metadata.uid, connector=self._around.connector))
 
     def _find_manifest(self) -> Manifest | None:
@@ -152,7 +157,10 @@ class Driver:
     def _collect_and_store(self, parent: NodeObservability | None) -> Manifest:
         around, uid = self._around, self.run.metadata.uid
         recovering = self.run.status.phase is not Phase.PENDING
-        roster = self._claimed.until_possible(around.agents, hindrance="cannot find the agents")
+        name = self.run.spec.node_observability_ref.name
+        if not recovering and parent is not None:
+            self._claimed.until_possible(lambda: self._check_settled(name), hindrance="waiting for the agents")
+        roster = self._claimed.until_possible(lambda: around.agents(name), hindrance="cannot find the agents")
         selection = self._earlier_selection(roster) if recovering else self._select(parent, roster)
         self._claim_run(selection, parent)
         if not recovering:
@@ -189,6 +197,13 @@ class Driver:
             return self._claimed.until_possible(lambda: self._around.store.get(NodeObservability, name))
         except NotFound:
             return None
+
+    def _check_settled(self, observability: str) -> None:
+        """Raise StoreUnavailable while it is to be waited for."""
+        with suppress(NotFound):
+            parent = self._around.store.get(NodeObservability, observability)
+            if missing := awaited(parent, now=self._around.now(), seconds=self._around.settling_seconds):
+                raise StoreUnavailable(missing)
 
     def _select(self, parent: NodeObservability | None, roster: Sequence[Agent]) -> Selection:
         spec = self.run.spec

@@ -78,6 +78,21 @@ def unsupported(spec: NodeObservabilitySpec) -> Iterator[tuple[str, str]]:
         yield "spec.via", spec.via
 
 
+def awaited(observability: NodeObservability, *, now: datetime, seconds: float) -> str:
+    """What a Run on it still waits for; empty where it may begin.
+
+    Only one that was made within the last ``seconds`` is waited for: later, agents that are missing may be what the
+    Run is about.
+    """
+    created = observability.metadata.creation_timestamp
+    if created is None or (now - created).total_seconds() >= seconds:
+        return ""
+    ready = next((one for one in observability.status.conditions if one.type == "Ready"), None)
+    if ready is None or observability.status.observed_generation < observability.metadata.generation:
+        return f"the agents of the NodeObservability {observability.metadata.name!r} are being made"
+    return ready.message if (ready.status, ready.reason) == ("False", "Progressing") else ""
+
+
 def may_change(spec: RunSpec, *, old: RunSpec) -> None:
     """Check a change of a Run's spec: only cancelling, and when the Run is to be deleted.
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 
 import structlog
 
-from nodeobs.agents.endpoints import ClusterRoster
 from nodeobs.kube.certificates import CertificateKeeper
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
@@ -30,6 +29,7 @@ from nodeobs.store.kube import KubeStore
 from nodeobs.store.reflected import ReflectedReader
 from nodeobs.web.access import ClusterAccess
 from nodeobs.web.clock import utc_now
+from nodeobs.web.clusteragents import our_own, somebody_elses
 from nodeobs.web.parts import Background, Parts
 from nodeobs.web.server import own_certificate
 
@@ -50,11 +50,10 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
     store = KubeStore(client, namespace=settings.namespace)
     randomness = random.Random()  # noqa: S311 spreads requests, keeps no secret
     holder = f"{socket.gethostname()}-{os.getpid()}-{randomness.getrandbits(32):08x}"
-    roster = ClusterRoster(
-        client,
-        namespace=settings.agent_namespace or f"{settings.namespace}-agents",
-        service=settings.agent_service,
-    )
+    if settings.agent_image is None:
+        agents = somebody_elses(settings, client, randomness)
+    else:
+        agents = our_own(settings, client, randomness, image=settings.agent_image, store=store, metrics=metrics)
     recorder = EventRecorder(client, now=utc_now, instance=holder)
     reader = ReflectedReader.of(client, store, randomness=randomness)
     keeper = None
@@ -80,6 +79,10 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         now=utc_now,
     )
 
+    beside: list[Background] = [Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run]
+    if agents.reconciler is not None:
+        beside.append(agents.reconciler.run)
+
     def start(stack: ExitStack, stop: threading.Event) -> None:
         log.info("Runs are kept by the API server", server=client.credentials.server, namespace=settings.namespace)
         stack.callback(client.close)
@@ -87,6 +90,9 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         stack.callback(recorder.close)
         reader.start()
         stack.callback(reader.close)
+        if agents.authorities is not None:
+            agents.authorities.start()
+            stack.callback(agents.authorities.close)
         if keeper is not None:
             _thread(keeper.run, stop, "certificates")
 
@@ -103,12 +109,13 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
             randomness=randomness,
         ),
         access=ClusterAccess(Reviewer(client)),
-        agents=roster.agents,
-        locate=roster.locate,
+        connector=agents.connector,
+        agents=agents.agents,
+        settling_seconds=agents.settling_seconds,
         recorder=recorder,
         admission=admission,
         creations=_CREATIONS,
-        beside_leading=(Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run,),
+        beside_leading=tuple(beside),
         start=start,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import threading
 from contextlib import ExitStack
@@ -14,7 +13,6 @@ from flask import Flask
 from gunicorn.errors import AppImportError
 from prometheus_client import CollectorRegistry
 
-from nodeobs.agents.client import AgentConnector
 from nodeobs.errors import ConfigurationError, StoreUnavailable
 from nodeobs.metrics import Metrics
 from nodeobs.outputs.retention import Policy
@@ -92,19 +90,12 @@ def _controller(settings: Settings, parts: Parts, *, outputs: OutputStore, metri
     surroundings = Surroundings(
         store=parts.store,
         outputs=outputs,
-        connector=AgentConnector(
-            tls=settings.agent_tls,
-            ca_file=settings.agent_ca_file,
-            token_file=settings.agent_token_file,
-            server_name=settings.agent_server_name,
-            locate=parts.locate,
-            now=utc_now,
-            randomness=random.Random(),  # noqa: S311 spreads retries, keeps no secret
-        ),
+        connector=parts.connector,
         agents=parts.agents,
         spool=spool,
         grace_seconds=settings.run_grace_seconds,
         now=utc_now,
+        settling_seconds=parts.settling_seconds,
         recorder=parts.recorder,
     )
     history = History(keep=settings.run_history)

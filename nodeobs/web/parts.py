@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodeobs.agents.agent import Agent
+from nodeobs.agents.client import AgentConnector
 from nodeobs.runs.announcements import Recorder
 from nodeobs.runs.controller import Leadership
 from nodeobs.store.base import Store
@@ -33,10 +34,12 @@ class Parts:
     store: Store
     leadership: Leadership
     access: Access
-    agents: Callable[[], Sequence[Agent]]
-    """The roster as it is now; raises StoreUnavailable where it cannot be read."""
-    locate: Callable[[Agent], Agent] | None = None
-    """Where an agent is now that does not answer where it was."""
+    connector: AgentConnector
+    agents: Callable[[str], Sequence[Agent]]
+    """The nodes and their agents as they are now, by the NodeObservability's name; raises StoreUnavailable where they
+    cannot be read."""
+    settling_seconds: float = 0.0
+    """How long after its creation the agents of a NodeObservability are waited for."""
     recorder: Recorder | None = None
     admission: Admission | None = None
     creations: int = THREADS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Final
 
 import structlog
 
 from nodeobs.agents.agent import Agent
+from nodeobs.agents.client import AgentConnector
 from nodeobs.errors import AlreadyExists, StoreUnavailable
 from nodeobs.model import Metadata, NodeObservability, Run
 from nodeobs.runs.rules import highest_term
@@ -45,7 +47,15 @@ def standalone_parts(settings: Settings) -> Parts:
             settings.data_dir / "leader.lock", known_term=lambda: highest_term(store.list(Run, unfinished=True))
         ),
         access=access,
-        agents=lambda: agents,
+        connector=AgentConnector(
+            tls=settings.agent_tls,
+            ca_file=settings.agent_ca_file,
+            token_file=settings.agent_token_file,
+            server_name=settings.agent_server_name,
+            now=utc_now,
+            randomness=random.Random(),  # noqa: S311 spreads retries, keeps no secret
+        ),
+        agents=lambda _observability: agents,
     )
 
 

@@ -20,10 +20,10 @@ from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.reconciler import Reconciler
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
-from nodeobs.kube.paths import NODES, OBSERVABILITIES, PODS, RUNS, ResourcePath
-from nodeobs.kube.rbac import rbac
+from nodeobs.kube.paths import NODES, OBSERVABILITIES, PODS, RUNS
+from nodeobs.kube.rbac import Features, rbac
 from nodeobs.metrics import Metrics
-from nodeobs.model import API_VERSION, GROUP
+from nodeobs.model import API_VERSION
 from nodeobs.store.kube import KubeStore
 from tests.custom_resources import clear, install
 from tests.lab.apiserver import ApiServer
@@ -31,26 +31,8 @@ from tests.processes import wait_for
 
 Object = dict[str, Any]
 
-RBAC: Final = "rbac.authorization.k8s.io"
 MERGE: Final = "application/merge-patch+json"
 BINDINGS: Final = PATHS["ClusterRoleBinding"]
-
-_READ = ["get", "list", "watch"]
-_KEEP = [*_READ, "create", "patch", "delete"]
-CLUSTER_RIGHTS: Final[list[Object]] = [
-    {"apiGroups": [GROUP], "resources": ["nodeobservabilities", "nodeobservabilityruns"], "verbs": _READ},
-    {"apiGroups": [GROUP], "resources": ["nodeobservabilities/status"], "verbs": ["update"]},
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-    {"apiGroups": [RBAC], "resources": ["clusterrolebindings"], "verbs": [*_READ, "create", "patch"]},
-    {"apiGroups": [RBAC], "resources": ["clusterroles"], "verbs": ["bind"], "resourceNames": ["nodeobs-agent"]},
-    {"apiGroups": [""], "resources": ["configmaps"], "verbs": _READ, "resourceNames": ["kubelet-serving-ca"]},
-]
-CALLER_RIGHTS: Final[list[Object]] = [{"nonResourceURLs": ["/v1/targets"], "verbs": ["get"]}]
-AGENTS_RIGHTS: Final[list[Object]] = [
-    {"apiGroups": [""], "resources": ["serviceaccounts", "secrets", "configmaps", "services"], "verbs": _KEEP},
-    {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": _KEEP},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-]
 
 
 class Deploying:
@@ -63,14 +45,16 @@ class Deploying:
         self.admin: KubeClient = api.client()
         self.time = datetime.now(UTC)
         self.randomness = Random(1)
-        self.user = f"system:serviceaccount:{namespace}:reconciler"
+        self._home = f"{namespace}-home"
+        self.user = f"system:serviceaccount:{self._home}:nodeobs"
         self._nodes: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         install(self.admin)
         clear(self.admin)
-        self._grant()
-        self.client = api.client(api.kubeconfig_for(namespace, "reconciler", folder))
+        api.add_namespace(self._home)
+        self.grant()
+        self.client = api.client(api.kubeconfig_for(self._home, "nodeobs", folder))
         self.metrics = Metrics(CollectorRegistry())
         # As the service has it: one file with all agents' authorities, and one name that all of them prove to have.
         authorities = folder / "authorities.pem"
@@ -80,7 +64,7 @@ class Deploying:
         self.authorities.start()
         token = folder / "to-agents"
         token.touch(mode=0o600)
-        token.write_text(api.token(namespace, "reconciler", audience="nodeobs-agent"))
+        token.write_text(api.token(self._home, "nodeobs", audience="nodeobs-agent"))
         self.connector = AgentConnector(
             tls=True,
             ca_file=authorities,
@@ -121,10 +105,10 @@ class Deploying:
             with suppress(NotFound):
                 self.admin.request("DELETE", NODES.item(name))
         clear(self.admin)
-        for kind in ("clusterroles", "clusterrolebindings"):
-            for item in json.loads(self.admin.get(f"/apis/{RBAC}/v1/{kind}"))["items"]:
-                if self.namespace in item["metadata"]["name"]:
-                    self.admin.request("DELETE", f"/apis/{RBAC}/v1/{kind}/{item['metadata']['name']}")
+        self.api.remove_namespace(self._home)
+        for item in json.loads(self.admin.get(BINDINGS.collection()))["items"]:
+            if self.namespace in item["metadata"]["name"]:
+                self.admin.request("DELETE", BINDINGS.item(item["metadata"]["name"]))
         self.client.close()
         self.admin.close()
 
@@ -247,25 +231,15 @@ class Deploying:
 
         wait_for(f"the status of {stored['metadata']['name']} is written", put, seconds=10)
 
-    def _grant(self) -> None:
-        self.create(ACCOUNTS.collection(self.namespace), {"metadata": {"name": "reconciler"}})
-        name = f"reconciler-{self.namespace}"
-        subjects = [{"kind": "ServiceAccount", "name": "reconciler", "namespace": self.namespace}]
-        at, within = f"/apis/{RBAC}/v1", f"/apis/{RBAC}/v1/namespaces/{self.namespace}"
-        self.create(f"{at}/clusterroles", {"metadata": {"name": name}, "rules": [*CLUSTER_RIGHTS, *CALLER_RIGHTS]})
-        self.create(f"{within}/roles", {"metadata": {"name": name}, "rules": AGENTS_RIGHTS})
-        ref = {"apiGroup": RBAC, "name": name}
-        binding = {"metadata": {"name": name}, "subjects": subjects}
-        self.create(f"{at}/clusterrolebindings", binding | {"roleRef": ref | {"kind": "ClusterRole"}})
-        self.create(f"{within}/rolebindings", binding | {"roleRef": ref | {"kind": "Role"}})
-        roles = [one for one in rbac(namespace="x", agent_namespace="y") if one["metadata"]["name"] == "nodeobs-agent"]
-        role = next(one for one in roles if one["kind"] == "ClusterRole")
-        self.api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(role))
+    def grant(self, features: Features | None = None) -> None:
+        """Give the service's account what its roles say."""
+        documents = rbac(namespace=self._home, agent_namespace=self.namespace, features=features)
+        everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+        self.api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=everything)
         self.api.wait_allowed(self.user, "create", "secrets", self.namespace)
-        self.api.wait_allowed(self.user, "list", "nodes", "")
+        self.api.wait_allowed(self.user, "watch", "nodes", "")
 
 
-ACCOUNTS: Final[ResourcePath] = PATHS["ServiceAccount"]
 _NODE_INFO = (
     *("architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion", "kubeletVersion"),
     *("machineID", "operatingSystem", "osImage", "systemUUID"),

@@ -23,6 +23,7 @@ from nodeobs.kube.authority import KEPT_FOR, LIFETIME, PUBLISHED_FOR, RENEW_BEFO
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import Part, manifests
 from nodeobs.kube.paths import CONFIG_MAPS, ENDPOINT_SLICES, OBSERVABILITIES, PODS, ResourcePath
+from nodeobs.kube.rbac import Features
 from tests.cluster.deploying import Deploying
 from tests.lab.apiserver import ApiServer
 from tests.processes import wait_for
@@ -243,7 +244,7 @@ def test_openshifts_authority_is_copied_and_followed(world: Deploying) -> None:
     world.node("a")
     with openshift(world, "first"):
         world.observability()
-        world.start()
+        world.start(openshift=True)
         world.roll_out()
         assert "not verified" not in world.wait_ready("Ready")["message"]
         name = f"{NAME}-kubelet-ca"
@@ -335,16 +336,13 @@ def test_a_pod_of_a_kubelets_agent_is_restricted_and_the_other_is_not(world: Dep
 
 def test_every_option_is_a_daemon_set_that_the_api_server_takes_and_finds_unchanged(world: Deploying) -> None:
     world.node("a")
-    world.observability(targets=[{"name": "kubelet"}, {"name": "crio"}, {"name": "loop", "url": "http://127.0.0.1:1"}])
-    world.start(
-        host_network=True,
-        url_hosts=("127.0.0.1",),
-        selinux_type="spc_t",
-        priority_class="system-node-critical",
-        image_pull_secrets=("registry", "another"),
-        tolerations=({"key": "a", "operator": "Exists", "value": "", "effect": ""}, {"operator": "Exists"}),
+    world.observability(
+        targets=[{"name": "kubelet"}, {"name": "crio"}, {"name": "loop", "url": "http://127.0.0.1:1"}],
+        priorityClassName="system-node-critical",
+        tolerations=[{"key": "a", "operator": "Exists", "value": "", "effect": ""}, {"operator": "Exists"}],
         resources={"requests": {"cpu": "0.1", "memory": "0.5Gi"}, "limits": {"memory": "1024Mi"}},
     )
+    world.start(host_network=True, url_hosts=("127.0.0.1",), openshift=True, image_pull_secrets=("registry", "another"))
     world.wait_child("DaemonSet")
     world.wait_ready("Progressing", "has no pod of the DaemonSet yet")
     assert len([path for verb, path in settled(world) if path == world.at("DaemonSet", NAME)]) == 1
@@ -419,6 +417,7 @@ def openshift(world: Deploying, authority: str) -> Iterator[None]:
     namespace, name = "openshift-config-managed", "kubelet-serving-ca"
     with suppress(AlreadyExists):
         world.create(NAMESPACES.collection(), {"metadata": {"name": namespace}})
+    world.grant(Features(openshift=True))
     path = CONFIG_MAPS.collection(namespace)
     world.create(path, {"metadata": {"name": name}, "data": {"ca-bundle.crt": authority}})
     try:

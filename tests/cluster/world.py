@@ -17,6 +17,7 @@ from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import manifests
 from nodeobs.kube.paths import ENDPOINT_SLICES, OBSERVABILITIES, RUNS, ResourcePath
+from nodeobs.kube.rbac import Features
 from nodeobs.model import API_VERSION
 from tests.cluster.address import own_address
 from tests.custom_resources import clear, install
@@ -34,6 +35,8 @@ _RBAC = {
     "ClusterRole": ResourcePath("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ResourcePath("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
 }
+BY_HAND = Features(deploy_agents=False)
+"""Agents are simulated ones."""
 FINAL = ("Succeeded", "Failed", "Rejected", "Cancelled")
 
 Object = dict[str, Any]
@@ -110,8 +113,11 @@ class Replica:
 class KubeWorld:
     """What :func:`nodeobs.kube.manifests.manifests` prints, applied; replicas; agents; and the API server's admin."""
 
-    def __init__(self, api: ApiServer, folder: Path, *, address: str | None = None) -> None:
+    def __init__(
+        self, api: ApiServer, folder: Path, *, address: str | None = None, features: Features = BY_HAND
+    ) -> None:
         self.api = api
+        self.features = features
         self.folder = folder
         self.outputs = folder / "outputs"
         self.address = address or own_address()
@@ -129,7 +135,9 @@ class KubeWorld:
     def install(self) -> None:
         """Apply what ``nodeobs manifests`` prints."""
         webhook = Webhook(namespace=self.namespace, service="nodeobs")
-        documents = manifests(namespace=self.namespace, agent_namespace=self.agent_namespace, webhook=webhook)
+        documents = manifests(
+            namespace=self.namespace, agent_namespace=self.agent_namespace, webhook=webhook, features=self.features
+        )
         self._rbac = {
             kind: [document["metadata"]["name"] for document in documents if document["kind"] == kind] for kind in _RBAC
         }

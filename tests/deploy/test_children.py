@@ -93,7 +93,7 @@ def test_the_binding_is_to_the_agents_role() -> None:
 
 
 def test_an_agent_with_a_socket_is_root_without_any_capability_and_has_its_folder_only() -> None:
-    children = made(given=config(selinux_type="spc_t"))
+    children = made(given=config(openshift=True))
     assert pod(children)["securityContext"]["runAsUser"] == 0
     security = agent(children)["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"]}
@@ -105,7 +105,7 @@ def test_an_agent_with_a_socket_is_root_without_any_capability_and_has_its_folde
 
 
 def test_an_agent_without_a_socket_is_nobody_and_has_nothing_of_its_node() -> None:
-    children = made(targets=[{"name": "kubelet"}], given=config(selinux_type="spc_t"))
+    children = made(targets=[{"name": "kubelet"}], given=config(openshift=True))
     assert pod(children)["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert "seLinuxOptions" not in agent(children)["securityContext"]
     assert [volume["name"] for volume in pod(children)["volumes"]] == ["storage", "tls"]
@@ -182,21 +182,36 @@ def test_loopback_needs_the_nodes_network_and_gets_it_where_it_is_allowed() -> N
 
 
 def test_what_whoever_installs_decides_is_in_the_daemon_set() -> None:
-    decided = config(
-        image_pull_secrets=("registry",),
-        priority_class="system-node-critical",
-        tolerations=({"key": "a", "operator": "Exists"},),
-        resources={"limits": {"memory": "1Gi"}},
-        storage_bytes=1 << 30,
-    )
-    children = made(given=decided, nodeSelector={"role": "worker"})
+    decided = config(image_pull_secrets=("registry",), storage_bytes=1 << 30)
+    children = made(given=decided)
     found = pod(children)
-    assert found["priorityClassName"] == "system-node-critical"
-    assert found["tolerations"] == [{"key": "a", "operator": "Exists"}]
-    assert found["nodeSelector"] == {"role": "worker", "kubernetes.io/os": "linux"}
-    assert agent(children)["resources"] == {"limits": {"memory": "1Gi"}}
     assert f"--max-bytes={1 << 30}" in agent(children)["args"]
     (storage,) = [volume["emptyDir"] for volume in found["volumes"] if volume["name"] == "storage"]
     assert storage == {"sizeLimit": "1344Mi"}
     assert children["ServiceAccount"]["imagePullSecrets"] == [{"name": "registry"}]
-    assert pod(made())["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_what_the_nodeobservability_says_of_its_agents_is_in_the_daemon_set() -> None:
+    tolerations = [{"key": "a", "operator": "Exists"}, {"key": "b", "value": "c", "tolerationSeconds": 5}]
+    children = made(
+        nodeSelector={"role": "worker"},
+        priorityClassName="system-node-critical",
+        tolerations=tolerations,
+        resources={"limits": {"memory": "1Gi"}},
+    )
+    found = pod(children)
+    assert found["priorityClassName"] == "system-node-critical"
+    assert found["tolerations"] == [
+        {"key": "a", "operator": "Exists"},
+        {"key": "b", "value": "c", "tolerationSeconds": 5},
+    ]
+    assert found["nodeSelector"] == {"role": "worker", "kubernetes.io/os": "linux"}
+    requests = {"cpu": "10m", "memory": "64Mi"}
+    assert agent(children)["resources"] == {"requests": requests, "limits": {"memory": "1Gi"}}
+
+
+def test_what_it_does_not_say_has_defaults() -> None:
+    children = made()
+    assert pod(children)["tolerations"] == [{"operator": "Exists"}]
+    assert "priorityClassName" not in pod(children)
+    assert agent(children)["resources"]["limits"] == {"memory": "256Mi"}

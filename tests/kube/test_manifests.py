@@ -89,6 +89,19 @@ def test_admission_fails_closed_and_leaves_the_rest_alone() -> None:
     assert rule["resources"] == ["nodeobservabilityruns", "nodeobservabilities"]
 
 
+def test_agents_by_hand_have_a_service_to_be_found_by() -> None:
+    assert [one["metadata"]["name"] for one in printed("--only", "services")] == [SERVICE]
+    by_hand = printed("--only", "services", "--agents-by-hand")
+    assert [one["metadata"]["name"] for one in by_hand] == [SERVICE, AGENT]
+    assert by_hand[1]["spec"]["clusterIP"] == "None"
+
+
+def test_rights_that_are_asked_for() -> None:
+    named(printed("--via-api-server"), "ClusterRole", "nodeobs-node-proxy")
+    role = next(one for one in printed("--openshift") if one["metadata"].get("namespace") == "openshift-config-managed")
+    assert role["rules"][0]["resourceNames"] == ["kubelet-serving-ca"]
+
+
 def test_a_service_elsewhere(tmp_path: Path) -> None:
     authority = tmp_path / "ca.crt"
     authority.write_text("PEM")

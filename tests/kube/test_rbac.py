@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from nodeobs.kube.rbac import AGENT, SERVICE, VIEWER, rbac
+from nodeobs.kube.rbac import AGENT, AGENT_ROLE, DEPLOY, NODE_PROXY, SERVICE, VIEWER, Features, rbac
 
-OBJECTS = rbac(namespace="nodeobs", agent_namespace="nodeobs-agents")
+
+def objects(**features: bool) -> list[dict[str, Any]]:
+    return rbac(namespace="nodeobs", agent_namespace="nodeobs-agents", features=Features(**features))
+
+
+OBJECTS = objects(via_api_server=True, openshift=True)
 
 
 def by_kind(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -45,7 +50,34 @@ def test_only_the_programs_own_accounts_and_the_viewers_are_bound() -> None:
         for binding in by_kind(kind).values()
         for subject in binding["subjects"]
     }
-    assert bound == {("nodeobs", SERVICE), ("nodeobs", VIEWER), ("nodeobs-agents", AGENT)}
+    assert bound == {("nodeobs", SERVICE), ("nodeobs", VIEWER)}
+
+
+def test_agents_that_are_installed_by_hand_have_an_account_and_the_service_may_make_none() -> None:
+    by_hand = objects(deploy_agents=False)
+    assert [one["metadata"]["name"] for one in by_hand if one["kind"] == "ServiceAccount"] == [SERVICE, VIEWER, AGENT]
+    assert not [rule for one in by_hand for rule in one.get("rules", ()) if "daemonsets" in rule.get("resources", ())]
+    bindings = [one for one in by_hand if one["kind"] == "ClusterRoleBinding" and one["roleRef"]["name"] == AGENT_ROLE]
+    assert [one["subjects"][0]["name"] for one in bindings] == [AGENT]
+
+
+def test_who_makes_agents_may_bind_their_role_and_no_other() -> None:
+    may_bind = [rule for one in OBJECTS for rule in one.get("rules", ()) if "bind" in rule["verbs"]]
+    assert [rule["resourceNames"] for rule in may_bind] == [[AGENT_ROLE]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "role"),
+    [("via_api_server", NODE_PROXY), ("openshift", DEPLOY), ("deploy_agents", DEPLOY)],
+)
+def test_what_not_every_cluster_is_to_have_is_left_out(feature: str, role: str) -> None:
+    def places(**features: bool) -> set[tuple[str, str]]:
+        named = [one["metadata"] for one in objects(**features) if one["kind"] in ("Role", "ClusterRole")]
+        return {(one.get("namespace", ""), one["name"]) for one in named}
+
+    off = {"deploy_agents": False, "via_api_server": False, "openshift": False}
+    more = places(**(off | {feature: True})) - places(**off)
+    assert {name for _, name in more} == {role}
 
 
 def test_objects_have_names_of_their_own() -> None:

@@ -57,15 +57,18 @@ class World:
         self.fleet = FleetThread(behaviours)
         return self.fleet
 
-    def surroundings(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Surroundings:
+    def surroundings(
+        self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0, settling: float = 0.0
+    ) -> Surroundings:
         connector = AgentConnector(tls=False, ca_file=None, token_file=None, now=now, randomness=random.Random(1))
         return Surroundings(
             store=self.store,
             outputs=self.outputs,
             connector=connector,
-            agents=agents or (lambda: self.fleet.roster()),
+            agents=lambda _observability: agents() if agents else self.fleet.roster(),
             spool=self.spool,
             grace_seconds=grace,
+            settling_seconds=settling,
             now=now,
         )
 
