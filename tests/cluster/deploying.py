@@ -20,7 +20,7 @@ from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.reconciler import Reconciler
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
-from nodeobs.kube.paths import NODES, OBSERVABILITIES, PODS, RUNS
+from nodeobs.kube.paths import NODES, OBSERVABILITIES, PODS, RUNS, ResourcePath
 from nodeobs.kube.rbac import Features, rbac
 from nodeobs.metrics import Metrics
 from nodeobs.model import API_VERSION
@@ -33,6 +33,7 @@ Object = dict[str, Any]
 
 MERGE: Final = "application/merge-patch+json"
 BINDINGS: Final = PATHS["ClusterRoleBinding"]
+ROLES: Final = ResourcePath("/apis/rbac.authorization.k8s.io/v1", "clusterroles")
 
 
 class Deploying:
@@ -46,6 +47,7 @@ class Deploying:
         self.time = datetime.now(UTC)
         self.randomness = Random(1)
         self._home = f"{namespace}-home"
+        self._granted: set[str] = set()
         self.user = f"system:serviceaccount:{self._home}:nodeobs"
         self._nodes: list[str] = []
         self._stop = threading.Event()
@@ -106,9 +108,11 @@ class Deploying:
                 self.admin.request("DELETE", NODES.item(name))
         clear(self.admin)
         self.api.remove_namespace(self._home)
-        for item in json.loads(self.admin.get(BINDINGS.collection()))["items"]:
-            if self.namespace in item["metadata"]["name"]:
-                self.admin.request("DELETE", BINDINGS.item(item["metadata"]["name"]))
+        for path in (BINDINGS, ROLES):
+            for item in json.loads(self.admin.get(path.collection()))["items"]:
+                name = item["metadata"]["name"]
+                if self.namespace in name or name in self._granted:
+                    self.admin.request("DELETE", path.item(name))
         self.client.close()
         self.admin.close()
 
@@ -234,6 +238,7 @@ class Deploying:
     def grant(self, features: Features | None = None) -> None:
         """Give the service's account what its roles say."""
         documents = rbac(namespace=self._home, agent_namespace=self.namespace, features=features)
+        self._granted |= {document["metadata"]["name"] for document in documents}
         everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
         self.api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=everything)
         self.api.wait_allowed(self.user, "create", "secrets", self.namespace)

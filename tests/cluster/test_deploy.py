@@ -285,7 +285,11 @@ def test_somebody_elses_object_is_left_alone(world: Deploying) -> None:
 
 def test_what_the_manifests_made_is_taken_over(world: Deploying) -> None:
     documents = manifests(
-        namespace="nodeobs", agent_namespace=world.namespace, webhook=Webhook(), parts=[Part.SERVICES]
+        namespace="nodeobs",
+        agent_namespace=world.namespace,
+        webhook=Webhook(),
+        parts=[Part.SERVICES],
+        features=Features(deploy_agents=False),
     )
     world.create(PATHS["Service"].collection(world.namespace), documents[1])
     world.node("a")
@@ -342,10 +346,14 @@ def test_every_option_is_a_daemon_set_that_the_api_server_takes_and_finds_unchan
         tolerations=[{"key": "a", "operator": "Exists", "value": "", "effect": ""}, {"operator": "Exists"}],
         resources={"requests": {"cpu": "0.1", "memory": "0.5Gi"}, "limits": {"memory": "1024Mi"}},
     )
-    world.start(host_network=True, url_hosts=("127.0.0.1",), openshift=True, image_pull_secrets=("registry", "another"))
-    world.wait_child("DaemonSet")
-    world.wait_ready("Progressing", "has no pod of the DaemonSet yet")
-    assert len([path for verb, path in settled(world) if path == world.at("DaemonSet", NAME)]) == 1
+    with openshift(world, "authority"):
+        world.start(
+            host_network=True, url_hosts=("127.0.0.1",), openshift=True, image_pull_secrets=("registry", "another")
+        )
+        world.wait_child("DaemonSet")
+        world.wait_ready("Progressing", "has no pod of the DaemonSet yet")
+        assert len([path for verb, path in settled(world) if path == world.at("DaemonSet", NAME)]) == 1
+        world.stop()
 
 
 def test_the_certificate_is_renewed_and_callers_trust_it_all_along(world: Deploying) -> None:

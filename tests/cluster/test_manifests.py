@@ -172,7 +172,7 @@ def test_a_refusal_stops_a_creation_and_an_absent_service_does(
 
 
 OURS, BESIDE, OTHER = "nodeobs", "nodeobs-agents", "kube-system"
-CRDS, HOOK = "apiextensions.k8s.io", "admissionregistration.k8s.io"
+CRDS, HOOK, ROLES = "apiextensions.k8s.io", "admissionregistration.k8s.io", "rbac.authorization.k8s.io"
 RUNS, OBSERVABILITIES = "nodeobservabilityruns", "nodeobservabilities"
 
 
@@ -198,6 +198,15 @@ SERVICE_MAY: list[Right] = [
     own("update", f"{OBSERVABILITIES}/status"),
     right("create", "events", namespace=OTHER),
     right("list", "nodes"),
+    right("watch", "nodes"),
+    *(
+        right(verb, "daemonsets", group="apps", namespace=BESIDE)
+        for verb in ("list", "watch", "create", "patch", "delete")
+    ),
+    *(right("patch", kind, namespace=BESIDE) for kind in ("serviceaccounts", "secrets", "configmaps", "services")),
+    right("create", "clusterrolebindings", group=ROLES),
+    right("patch", "clusterrolebindings", group=ROLES),
+    right("bind", "clusterroles", group=ROLES, name="nodeobs-agent"),
     right("create", "tokenreviews", group="authentication.k8s.io"),
     right("create", "subjectaccessreviews", group="authorization.k8s.io"),
     right("patch", "customresourcedefinitions", group=CRDS, name=f"{RUNS}.{GROUP}"),
@@ -217,7 +226,10 @@ SERVICE_MAY: list[Right] = [
 SERVICE_MAY_NOT: list[Right] = [
     right("get", "secrets", namespace=OURS, name="other"),
     right("list", "secrets", namespace=OURS),
-    right("get", "secrets", namespace=BESIDE, name="nodeobs-tls"),
+    right("get", "secrets", namespace=OTHER),
+    right("create", "daemonsets", group="apps", namespace=OURS),
+    right("create", "daemonsets", group="apps", namespace=OTHER),
+    right("create", "deployments", group="apps", namespace=BESIDE),
     right("delete", "configmaps", namespace=OURS, name="x"),
     right("get", "configmaps", namespace=OTHER, name="x"),
     right("update", "leases", group="coordination.k8s.io", namespace=OTHER, name="nodeobs"),
@@ -227,13 +239,17 @@ SERVICE_MAY_NOT: list[Right] = [
     right("create", "pods/exec", namespace=BESIDE),
     right("get", "nodes/proxy"),
     right("update", "nodes"),
+    right("patch", "nodes"),
     right("create", "serviceaccounts/token", namespace=BESIDE),
     right("patch", "customresourcedefinitions", group=CRDS, name="others.example.com"),
     right("create", "customresourcedefinitions", group=CRDS),
     right("delete", "customresourcedefinitions", group=CRDS, name=f"{RUNS}.{GROUP}"),
     right("patch", "validatingwebhookconfigurations", group=HOOK, name="other"),
-    right("create", "clusterrolebindings", group="rbac.authorization.k8s.io"),
-    right("bind", "clusterroles", group="rbac.authorization.k8s.io"),
+    right("delete", "clusterrolebindings", group=ROLES),
+    right("bind", "clusterroles", group=ROLES),
+    right("bind", "clusterroles", group=ROLES, name="cluster-admin"),
+    right("escalate", "clusterroles", group=ROLES, name="nodeobs-agent"),
+    right("patch", "clusterroles", group=ROLES, name="nodeobs-agent"),
     right("impersonate", "users"),
     own("use", OBSERVABILITIES),
     url("get", "/metrics"),
@@ -283,7 +299,7 @@ def account(namespace: str, name: str) -> Identity:
     ("role", "may", "may_not"),
     [
         ("", SERVICE_MAY, SERVICE_MAY_NOT),
-        ("agent", AGENT_MAY, AGENT_MAY_NOT),
+        ("nodeobs-agent", AGENT_MAY, AGENT_MAY_NOT),
         ("nodeobs-metrics", [url("get", "/metrics")], [*VIEWER_MAY, *NOBODY_MAY]),
         ("nodeobs-alerts", [url("post", "/webhooks/alertmanager")], [*VIEWER_MAY, *NOBODY_MAY]),
         ("nodeobs-viewer", VIEWER_MAY, [*RUNNER_MAY[len(VIEWER_MAY) :], *NOBODY_MAY]),
@@ -293,8 +309,8 @@ def account(namespace: str, name: str) -> Identity:
 )
 @pytest.mark.usefixtures("_roles")
 def test_a_role_is_enough_and_not_more(admin: KubeClient, role: str, may: list[Right], may_not: list[Right]) -> None:
-    who = account(OURS, SERVICE) if not role else account(BESIDE, "node-observability-agent")
-    if role.startswith("nodeobs-"):
+    who = account(OURS, SERVICE)
+    if role:
         who = Identity(f"somebody-with-{role}")
         _bind(admin, role, who.user)
 

@@ -75,13 +75,15 @@ class World:
     def driver(self, run: Run) -> Driver:
         return Driver(run, around=self.surroundings(), claim=DriverClaim(holder="test", term=1))
 
-    def controller(self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0) -> Controller:
+    def controller(
+        self, *, agents: Callable[[], Sequence[Agent]] | None = None, grace: float = 20.0, settling: float = 0.0
+    ) -> Controller:
         return Controller(
             store=self.store,
             leadership=FileLeadership(
                 self.folder / "leader.lock", known_term=lambda: highest_term(self.store.list(Run, unfinished=True))
             ),
-            surroundings=self.surroundings(agents=agents, grace=grace),
+            surroundings=self.surroundings(agents=agents, grace=grace, settling=settling),
             history=self.history,
             beside=[self.housekeeping().run],
             metrics=self.metrics,

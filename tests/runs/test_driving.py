@@ -13,6 +13,7 @@ from nodeobs.model import (
     Condition,
     DriverClaim,
     FailureReason,
+    NodeObservability,
     Phase,
     ProfileType,
     Run,
@@ -68,6 +69,36 @@ def test_a_run_leaves_profiles_a_merged_one_and_a_manifest(world: World) -> None
     wait_for("the spool is empty", lambda: not list(world.spool.iterdir()))
     wait_for("it is counted", lambda: world.value("nodeobs_runs_total", result="Succeeded", trigger="resource") == 1)
     assert world.value("nodeobs_last_run_agents", nodeobservability="cluster") == 3
+
+
+def waiting(world: World) -> Run:
+    """A Run whose NodeObservability was just made, and has no agents yet."""
+    world.agents(Behaviour())
+    world.lead(world.controller(settling=60.0))
+    run = world.store.create(make_run(duration_seconds=1))
+
+    def explained() -> bool:
+        said = [one.message for one in world.get(run).status.conditions]
+        return any("waiting for the agents" in message and "are being made" in message for message in said)
+
+    wait_for("it says what it waits for", explained)
+    assert world.get(run).status.phase is Phase.PENDING
+    return run
+
+
+def test_a_run_waits_for_agents_that_are_being_made(world: World) -> None:
+    run = waiting(world)
+    parent = world.store.get(NodeObservability, "cluster")
+    ready = Condition(type="Ready", status="True", reason="Ready")
+    status = replace(parent.status, conditions=(ready,), observed_generation=parent.metadata.generation)
+    world.store.update(replace(parent, status=status))
+    assert world.wait(run).status.phase is Phase.SUCCEEDED
+
+
+def test_a_run_that_waits_for_agents_can_be_cancelled(world: World) -> None:
+    run = world.change(waiting(world), cancel=True)
+    assert world.wait(run).status.phase is Phase.CANCELLED
+    assert not world.fleet.agents[0].asked("POST")
 
 
 @pytest.mark.parametrize(

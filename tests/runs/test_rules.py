@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeobs.errors import InvalidInput, MissingNodeObservability, RunInProgress, UnknownTarget
-from nodeobs.model import NodeObservabilityRef, Phase, Run, replace
-from nodeobs.runs.rules import may_exist, may_start, settle
+from nodeobs.model import Condition, NodeObservability, NodeObservabilityRef, Phase, Run, replace
+from nodeobs.runs.rules import awaited, may_exist, may_start, settle
 from tests.builders import START, make_observability, make_run
 
 GOING = [phase for phase in Phase if not phase.final]
@@ -130,3 +131,37 @@ def test_settling_leaves_exactly_one_run_for_each_nodeobservability(runs: list[R
     assert len(going) == len(settlement.driven) + len(settlement.rejected)
     backwards = settle(runs[::-1]).driven
     assert {run.key for run in backwards} == {run.key for run in settlement.driven}
+
+
+def just_made(*, age: float = 10.0, generation: int = 1, **ready: Any) -> NodeObservability:
+    """A NodeObservability of that age; ``ready`` is its condition."""
+    made = make_observability()
+    created = START - timedelta(seconds=age)
+    conditions = (Condition(type="Ready", **ready),) if ready else ()
+    return replace(
+        made,
+        metadata=replace(made.metadata, creation_timestamp=created, generation=generation),
+        status=replace(made.status, conditions=conditions, observed_generation=1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("observability", "says"),
+    [
+        (just_made(), "are being made"),
+        (just_made(status="False", reason="Progressing", message="ready on 0 of 3 nodes"), "ready on 0 of 3 nodes"),
+        (just_made(status="True", reason="Ready", generation=2), "are being made"),
+        (just_made(status="True", reason="Ready"), ""),
+        (just_made(status="False", reason="Failed", message="no such right"), ""),
+        (just_made(age=120.0, status="False", reason="Progressing", message="ready on 0 of 3 nodes"), ""),
+        (just_made(age=120.0), ""),
+    ],
+)
+def test_agents_are_waited_for_while_they_are_new(observability: NodeObservability, says: str) -> None:
+    found = awaited(observability, now=START, seconds=120.0)
+    assert says in found
+    assert bool(says) == bool(found)
+
+
+def test_nothing_is_waited_for_where_agents_are_somebody_elses() -> None:
+    assert awaited(just_made(age=0.0), now=START, seconds=0.0) == ""
