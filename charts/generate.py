@@ -58,9 +58,7 @@ def written(chart: Path = CHART) -> dict[Path, str]:
     for definition in crds(webhook=_webhook()):
         path = Path("templates/crds") / f"{definition['spec']['names']['plural']}.yaml"
         files[path] = _template(definition, trust=True, keep=True)
-    for path, text in _rights():
-        files[path] = text
-    return files
+    return files | dict(_rights())
 
 
 def main() -> None:
