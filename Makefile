@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-fast lint format bench requirements image cluster-tools cluster cluster-image cluster-down clean
+.PHONY: help demo test test-fast lint format bench requirements image chart cluster-tools cluster cluster-image cluster-down clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ image: ## the container image TAG=..., with podman, docker or buildah; on BASE=.
 	$(ENGINE) build --tag $(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_ARGS) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
 		$(if $(findstring docker,$(ENGINE)),,--layers --timestamp $(SOURCE_DATE_EPOCH)) .
+
+chart: $(VENV)/.development ## write what the chart has from the code: definitions, rights, the webhook, its README's values
+	$(BIN)/python -m charts.generate
 
 cluster-tools: $(VENV)/.development ## the programs of Kubernetes, into a cache outside the clone (ten minutes, once)
 	@$(BIN)/python -m tests.lab tools

@@ -1,0 +1,265 @@
+"""What comes out of the chart, for every file in ci/ and for values that do not go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from charts.generate import CHART
+from nodeobs.cli import main
+from nodeobs.runs.rulesfile import load_rules
+from nodeobs.settings import Settings
+from tests.chart.rendering import (
+    AGENTS,
+    CASES,
+    NAMESPACE,
+    Object,
+    Refused,
+    helm,
+    identity,
+    is_hook,
+    objects,
+    one,
+    render,
+    settings_text,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("helm_there")]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.removesuffix("-values.yaml"))
+
+
+@every_case
+def test_every_case_renders_the_same_each_time(case: Path) -> None:
+    first = render(case=case)
+    assert first == render(case=case), "an upgrade with the same values changes nothing"
+    assert len({identity(item) for item in objects(first)}) == len(objects(first))
+    for item in objects(first):
+        assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "nodeobs", identity(item)
+
+
+@every_case
+def test_lint_has_nothing_to_say(case: Path) -> None:
+    said = helm("lint", "--strict", CHART, "--values", case)
+    assert "WARNING" not in said
+    assert "ERROR" not in said
+
+
+@every_case
+def test_the_service_takes_its_settings_and_triggers(case: Path, tmp_path: Path) -> None:
+    found = objects(render(case=case))
+    settings = load(settings_text(found), tmp_path)
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert settings.mode == "kubernetes"
+    assert settings.agent_image == container["image"]
+    assert settings.bind_port == container["ports"][0]["containerPort"]
+    load_rules(one(found, "ConfigMap", "nodeobs-triggers")["data"]["triggers.yaml"], source=case.name)
+
+
+@every_case
+def test_what_the_settings_name_is_mounted(case: Path) -> None:
+    found = objects(render(case=case))
+    pod = one(found, "Deployment")["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
+    for path in re.findall(r'^\w+: "?(/[\w./-]+)"?$', settings_text(found), re.MULTILINE):
+        assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts), path
+
+
+def load(text: str, folder: Path) -> Settings:
+    """The settings as the service reads them, with the files of its pod below ``folder``."""
+    document = yaml.safe_load(text)
+    for key, value in document.items():
+        if key.endswith(("_file", "_dir")) or str(value).startswith("/"):
+            document[key] = str(folder / value.lstrip("/"))
+        if key.endswith("_file"):
+            Path(document[key]).parent.mkdir(parents=True, exist_ok=True)
+            Path(document[key]).touch()
+    file = folder / "nodeobs.yaml"
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return Settings.load({"NODEOBS_CONFIG": str(file)})
+
+
+def printed(*options: str) -> list[Object]:
+    """What ``nodeobs manifests`` prints for the namespaces of the tests."""
+    done = CliRunner().invoke(main, ["manifests", "--namespace", NAMESPACE, *options])
+    assert done.exit_code == 0, done.output
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def bare(item: Object) -> Object:
+    """Without what only the chart has: labels, annotations."""
+    metadata = {key: value for key, value in item["metadata"].items() if key not in ("labels", "annotations")}
+    return {**item, "metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([], []),
+        (["apiServerProxy.enabled=true"], ["--via-api-server"]),
+        (["openshift=true"], ["--openshift"]),
+        (["openshift=true", "apiServerProxy.enabled=true"], ["--openshift", "--via-api-server"]),
+    ],
+    ids=["as it comes", "through the API server", "OpenShift", "both"],
+)
+def test_the_rights_are_those_that_the_command_prints_and_nothing_more(values: list[str], options: list[str]) -> None:
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    rendered = objects(render(*(part for value in values for part in ("--set", value))))
+    ours = {identity(item): bare(item) for item in rendered if item["kind"] in kinds and not is_hook(item)}
+    assert ours == {identity(item): bare(item) for item in printed("--only", "rbac", *options)}
+
+
+@pytest.mark.parametrize("part", ["crds", "webhooks", "services"])
+def test_everything_else_is_what_the_command_prints(part: str) -> None:
+    rendered = {identity(item): bare(item) for item in objects(render())}
+    for item in printed("--only", part):
+        ours = rendered[identity(item)]
+        if part == "services":
+            ours["spec"].pop("type")
+        assert ours == bare(item)
+
+
+def test_the_agents_namespace_lets_them_have_a_socket() -> None:
+    namespace = one(objects(render()), "Namespace", AGENTS)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    elsewhere = objects(render(case=CHART / "ci/existing-claim-values.yaml"))
+    assert not [item for item in elsewhere if item["kind"] == "Namespace"]
+    assert one(elsewhere, "Role", "nodeobs-deploy")["metadata"]["namespace"] == "profilers"
+
+
+def test_definitions_and_outputs_stay() -> None:
+    kept = {
+        item["kind"]
+        for item in objects(render())
+        if item["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    assert kept == {"CustomResourceDefinition", "PersistentVolumeClaim"}
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["replicas=2"], "replicas is 2, and each would keep outputs where the others cannot see them: set outputs.object"),
+    (["replicas=2", "outputs.persistence.enabled=false"], "replicas is 2, and each would keep outputs where"),
+    (["replicas=2", "outputs.persistence.existingClaim=x"], "replicas is 2, and each would keep outputs where"),
+    (["replicas=0"], "replicas"),
+    ([f"agents.namespace={NAMESPACE}"], "agents.namespace must be another than the release's"),
+    (["outputs.objectStore.region=x"], "outputs.objectStore has no effect without its url"),
+    (["outputs.objectStore.url=http://x"], "/outputs/objectStore/url"),
+    (["outputs.objectStore.credentials.PASSWORD=x"], "PASSWORD"),
+    (["image.tag=x", f"image.digest=sha256:{'0' * 64}"], "image.tag and image.digest are two answers"),
+    (["image.repository=x:1"], "/image/repository"),
+    (["metrics.serviceMonitor.enabled=true"], "needs the resource ServiceMonitor of Prometheus' operator"),
+    (["certificates.source=certmanager"], "/certificates/source"),
+    (["agents.socketFolders={/run}"], "/agents/socketFolders/0"),
+    (["config.log_level=loud"], "/config/log_level"),
+    (["config.bind=1"], "additional properties 'bind' not allowed"),
+    (["replica=2"], "additional properties 'replica' not allowed"),
+    (["agents.kubeletCa.configMap=x"], "additional properties 'kubeletCa' not allowed"),
+    (["triggers[0].name=x"], "missing properties 'matchers', 'nodeObservability'"),
+    (["triggers[0].machers={a}"], "additional properties 'machers' not allowed"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), WRONG, ids=[" ".join(values) for values, _ in WRONG])
+def test_what_cannot_work_is_refused_in_a_sentence(values: list[str], said: str) -> None:
+    with pytest.raises(Refused, match=re.escape(said)):
+        render(*(part for value in values for part in ("--set", value)))
+
+
+def test_several_replicas_are_spread_and_not_all_evicted_at_once() -> None:
+    found = objects(render(case=CHART / "ci/replicas-object-store-values.yaml"))
+    spec = one(found, "Deployment")["spec"]
+    assert one(found, "PodDisruptionBudget")["spec"]["selector"] == spec["selector"]
+    assert spec["strategy"]["type"] == "RollingUpdate"
+    keys = {each["topologyKey"] for each in spec["template"]["spec"]["topologySpreadConstraints"]}
+    assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert not [item for item in found if item["kind"] == "PersistentVolumeClaim"]
+
+
+def test_one_replica_gives_its_volume_up_before_the_next_takes_it() -> None:
+    found = objects(render())
+    assert one(found, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    assert not [item for item in found if item["kind"] == "PodDisruptionBudget"]
+
+
+def test_an_object_store_is_reached_with_what_values_say() -> None:
+    found = objects(render(case=CHART / "ci/replicas-object-store-values.yaml"))
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert env["AWS_ENDPOINT_URL"] == "http://minio.storage.svc:9000"
+    assert env["AWS_ALLOW_HTTP"] == "true"
+    assert env["AWS_REGION"] == "us-east-1"
+    assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    given = objects(render(case=CHART / "ci/object-store-credentials-values.yaml"))
+    assert set(one(given, "Secret", "nodeobs-object-store")["data"]) == {
+        "AZURE_STORAGE_ACCOUNT_NAME",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+    }
+    assert "c2VjcmV0" not in str(one(given, "Deployment"))
+
+
+CERTIFICATES: list[tuple[str, Callable[[Object], Any]]] = [
+    ("cert-manager", lambda notes: notes["cert-manager.io/inject-ca-from"] == f"{NAMESPACE}/nodeobs"),
+    ("openshift", lambda notes: notes["service.beta.openshift.io/inject-cabundle"] == "true"),
+]
+
+
+@pytest.mark.parametrize(("case", "trusted"), CERTIFICATES, ids=[case for case, _ in CERTIFICATES])
+def test_somebody_else_makes_the_certificate(case: str, trusted: Callable[[Object], Any]) -> None:
+    found = objects(render(case=CHART / f"ci/{case}-values.yaml"))
+    asked = [item for item in found if item["kind"] in ("CustomResourceDefinition", "ValidatingWebhookConfiguration")]
+    assert len(asked) == 4
+    assert all(trusted(item["metadata"]["annotations"]) for item in asked)
+    settings = yaml.safe_load(settings_text(found))
+    volumes = one(found, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (secret,) = (volume["secret"]["secretName"] for volume in volumes if volume["name"] == "certificate")
+    assert settings["tls_cert_file"] == "/etc/nodeobs/tls/tls.crt"
+    if case == "openshift":
+        notes = one(found, "Service")["metadata"]["annotations"]
+        assert notes["service.beta.openshift.io/serving-cert-secret-name"] == secret
+    else:
+        certificate = one(found, "Certificate")["spec"]
+        assert certificate["secretName"] == secret
+        assert f"nodeobs.{NAMESPACE}.svc" in certificate["dnsNames"]
+
+
+def test_the_service_makes_its_own_certificate_by_default() -> None:
+    found = objects(render())
+    assert "tls_cert_file" not in settings_text(found)
+    assert "inject" not in render()
+
+
+def test_openshift_is_known_by_its_api_or_by_a_value() -> None:
+    for case, expected in (
+        ("openshift", True),
+        ("openshift-by-hand", True),
+        ("not-openshift", False),
+        ("default", False),
+    ):
+        found = objects(render(case=CHART / f"ci/{case}-values.yaml"))
+        constraints = [item for item in found if item["kind"] == "SecurityContextConstraints"]
+        assert bool(constraints) is expected, case
+        assert yaml.safe_load(settings_text(found))["openshift"] is expected
+        user = one(found, "Deployment")["spec"]["template"]["spec"]["securityContext"].get("runAsUser")
+        assert user == (None if expected else 65532), "OpenShift gives each namespace a user of its own"
+        for item in constraints:
+            assert item["groups"] == [f"system:serviceaccounts:{AGENTS}"]
+            assert item["allowPrivilegedContainer"] is False
+
+
+def test_roles_are_given_to_whom_values_name() -> None:
+    found = objects(render(case=CHART / "ci/network-policy-values.yaml"))
+    subjects = {
+        name: one(found, "ClusterRoleBinding", f"nodeobs-access-{name}")["subjects"]
+        for name in ("viewer", "runner", "admin")
+    }
+    rbac = "rbac.authorization.k8s.io"
+    assert subjects["viewer"] == [{"kind": "Group", "name": "developers", "apiGroup": rbac}]
+    assert subjects["admin"] == [{"kind": "ServiceAccount", "name": "deployer", "namespace": NAMESPACE}]
+    assert not [item for item in objects(render()) if item["metadata"]["name"].startswith("nodeobs-access")]
