@@ -13,20 +13,19 @@ from typing import Any, Protocol
 import httpx
 
 from nodeobs.errors import NodeobsError, NotFound
-from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import manifests
-from nodeobs.kube.paths import ENDPOINT_SLICES, OBSERVABILITIES, RUNS, ResourcePath
+from nodeobs.kube.paths import ENDPOINT_SLICES, OBSERVABILITIES, ResourcePath
 from nodeobs.kube.rbac import Features
 from nodeobs.model import API_VERSION
 from tests.cluster.address import own_address
+from tests.cluster.resources import Object, Resources
 from tests.custom_resources import clear, install
 from tests.fakes.agent_simulator import Behaviour
 from tests.fakes.fleet_thread import FleetThread
 from tests.lab.apiserver import ApiServer
 from tests.processes import Program, free_port, wait_for
 
-MERGE = "application/merge-patch+json"
 LEASES = ResourcePath("/apis/coordination.k8s.io/v1", "leases")
 NODES = ResourcePath("/api/v1", "nodes")
 HOOKS = ResourcePath("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")
@@ -37,9 +36,6 @@ _RBAC = {
 }
 BY_HAND = Features(deploy_agents=False)
 """Agents are simulated ones."""
-FINAL = ("Succeeded", "Failed", "Rejected", "Cancelled")
-
-Object = dict[str, Any]
 
 
 class Listening(Protocol):
@@ -110,20 +106,18 @@ class Replica:
         return self.program.terminate()
 
 
-class KubeWorld:
+class KubeWorld(Resources):
     """What :func:`nodeobs.kube.manifests.manifests` prints, applied; replicas; agents; and the API server's admin."""
 
     def __init__(
         self, api: ApiServer, folder: Path, *, address: str | None = None, features: Features = BY_HAND
     ) -> None:
-        self.api = api
+        super().__init__(api, f"nodeobs-{secrets.token_hex(3)}")
         self.features = features
         self.folder = folder
         self.outputs = folder / "outputs"
         self.address = address or own_address()
-        self.namespace = f"nodeobs-{secrets.token_hex(3)}"
         self.agent_namespace = f"{self.namespace}-agents"
-        self.admin: KubeClient = api.client()
         self.replicas: list[Replica] = []
         self.fleet = FleetThread([])
         self._nodes: list[str] = []
@@ -172,50 +166,9 @@ class KubeWorld:
         """Have the agents' Service lead to the agent of that node there."""
         self._endpoint("node-observability-agent", self.agent_namespace, node, address, port, {"nodeName": node})
 
-    def observability(self, name: str = "cluster", **spec: Any) -> Object:
-        """Create a NodeObservability."""
-        return self.create(
-            OBSERVABILITIES.collection(),
-            {"apiVersion": API_VERSION, "kind": "NodeObservability", "metadata": {"name": name}, "spec": spec},
-        )
-
-    def run(self, name: str, *, parent: str = "cluster", **spec: Any) -> Object:
-        """Create a Run in the service's namespace, as admin."""
-        return self.create(RUNS.collection(self.namespace), self.run_document(name, parent=parent, **spec))
-
-    def run_document(self, name: str, *, parent: str = "cluster", **spec: Any) -> Object:
-        """What ``kubectl create`` would send."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": "NodeObservabilityRun",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {"nodeObservabilityRef": {"name": parent}, "durationSeconds": 1, **spec},
-        }
-
-    def get_run(self, name: str) -> Object:
-        found: Object = json.loads(self.admin.get(RUNS.item(name, self.namespace)))
-        return found
-
-    def runs(self) -> list[Object]:
-        """All Runs of the service's namespace."""
-        items: list[Object] = json.loads(self.admin.get(RUNS.collection(self.namespace)))["items"]
-        return items
-
-    def wait_run(self, name: str, *phases: str, seconds: float = 90.0) -> Object:
-        """The Run once it is in one of these phases; by default a final one."""
-
-        def probe() -> Object | None:
-            try:
-                run = self.get_run(name)
-            except NodeobsError:
-                return None  # the API server may be away
-            return run if run.get("status", {}).get("phase") in (phases or FINAL) else None
-
-        try:
-            return wait_for(f"Run {name} is {' or '.join(phases or FINAL)}", probe, seconds=seconds)
-        except AssertionError as error:
-            said = "\n".join(f"{replica.name}:\n{replica.program.said()[-3000:]}" for replica in self.replicas)
-            raise AssertionError(f"{error}\n{said}") from None
+    def said(self) -> str:
+        """The end of each replica's log."""
+        return "\n".join(f"{replica.name}:\n{replica.program.said()[-3000:]}" for replica in self.replicas)
 
     def person(self, role: str) -> str:
         """Token of somebody who has that ClusterRole."""
@@ -248,16 +201,6 @@ class KubeWorld:
                 json.loads(self.admin.get(LEASES.item("nodeobs", self.namespace)))["spec"].get("holderIdentity") or "-"
             )
         return "-"
-
-    def create(self, path: str, document: Object) -> Object:
-        """POST as admin."""
-        made: Object = json.loads(self.admin.request("POST", path, document))
-        return made
-
-    def patch(self, path: str, change: Object) -> Object:
-        """Merge patch as admin."""
-        made: Object = json.loads(self.admin.request("PATCH", path, change, content_type=MERGE))
-        return made
 
     def publish(self, replica: Listening) -> None:
         """Have the API server call a replica for its webhooks."""
