@@ -15,7 +15,7 @@ import yaml
 
 from nodeobs.kube.crds import Webhook, crds
 from nodeobs.kube.manifests import Part, manifests
-from nodeobs.kube.rbac import SERVICE, Features, rbac
+from nodeobs.kube.rbac import SERVICE, Features, rbac, uninstall_rbac
 
 Json = dict[str, Any]
 
@@ -27,6 +27,12 @@ _NOTE: Final = "{{- /* Written by `make chart` from nodeobs/kube: change it ther
 _FEATURES: Final[Mapping[str, tuple[Features, str]]] = {
     "apiServerProxy": (Features(via_api_server=True), ".Values.apiServerProxy.enabled"),
     "openshift": (Features(openshift=True), 'eq (include "nodeobs.openshift" .) "true"'),
+}
+_UNINSTALL: Final = ".Values.uninstall.enabled"
+_HOOK: Final[Mapping[str, str]] = {
+    "helm.sh/hook": "pre-delete",
+    "helm.sh/hook-weight": "-5",  # before the Job that has these rights
+    "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
 }
 _LABELS: Final = '\n    {{- include "nodeobs.labels" . | nindent 4 }}'
 _TRUST: Final = '\n    {{- include "nodeobs.trustAnnotations" . | nindent 4 }}'
@@ -58,16 +64,24 @@ def written(chart: Path = CHART) -> dict[Path, str]:
     for definition in crds(webhook=_webhook()):
         path = Path("templates/crds") / f"{definition['spec']['names']['plural']}.yaml"
         files[path] = _template(definition, trust=True, keep=True)
+    for document in uninstall_rbac(namespace=_HOME, agent_namespace=_AGENTS):
+        document["metadata"]["annotations"] = dict(_HOOK)
+        files[Path("templates/uninstall") / _rbac_name(document)] = _template(document, condition=_UNINSTALL)
     return files | dict(_rights())
+
+
+def made_before() -> list[Path]:
+    """Templates that say that they were made, relative to the chart."""
+    templates = (CHART / "templates").rglob("*.yaml")
+    return [path.relative_to(CHART) for path in templates if path.read_text(encoding="utf-8").startswith(_NOTE)]
 
 
 def main() -> None:
     """Write them, and remove what is not made any more."""
     files = written()
-    for folder in ("templates/crds", "templates/rbac"):
-        for path in (CHART / folder).glob("*.yaml"):
-            if path.relative_to(CHART) not in files:
-                path.unlink()
+    for path in made_before():
+        if path not in files:
+            (CHART / path).unlink()
     for path, text in files.items():
         (CHART / path).parent.mkdir(exist_ok=True)
         (CHART / path).write_text(text, encoding="utf-8")
@@ -78,19 +92,20 @@ def _webhook() -> Webhook:
 
 
 def _rights() -> Iterator[tuple[Path, str]]:
+    folder = Path("templates/rbac")
     always = rbac(namespace=_HOME, agent_namespace=_AGENTS)
     for document in always:
-        yield _rbac_path(document), _template(document)
+        yield folder / _rbac_name(document), _template(document)
     for features, condition in _FEATURES.values():
         for document in rbac(namespace=_HOME, agent_namespace=_AGENTS, features=features):
             if document not in always:
-                yield _rbac_path(document), _template(document, condition=condition)
+                yield folder / _rbac_name(document), _template(document, condition=condition)
 
 
-def _rbac_path(document: Json) -> Path:
+def _rbac_name(document: Json) -> str:
     metadata = document["metadata"]
     where = {_HOME: "", _AGENTS: "-beside-agents"}.get(namespace := metadata.get("namespace", ""), f"-{namespace}")
-    return Path("templates/rbac") / f"{document['kind'].lower()}-{metadata['name']}{where if namespace else ''}.yaml"
+    return f"{document['kind'].lower()}-{metadata['name']}{where if namespace else ''}.yaml"
 
 
 def _template(document: Json, *, condition: str = "", trust: bool = False, keep: bool = False) -> str:

@@ -35,7 +35,8 @@ def helm(*arguments: str | Path, kubeconfig: Path | None = None) -> str:
         Missing: it is not there.
     """
     program = need(["helm"])["helm"]
-    environ = {**os.environ, "KUBECONFIG": str(kubeconfig or "/dev/null")}
+    environ = {name: text for name, text in os.environ.items() if not name.lower().endswith("_proxy")}
+    environ["KUBECONFIG"] = str(kubeconfig or "/dev/null")
     argv = [str(part) for part in (program, *arguments)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False, env=environ)
     if done.returncode:
@@ -46,7 +47,7 @@ def helm(*arguments: str | Path, kubeconfig: Path | None = None) -> str:
 def render(*options: str | Path, case: Path | None = None, namespace: str = NAMESPACE) -> str:
     """The manifests of a release ``nodeobs``; with the values and the API versions of a file in ``ci/``."""
     given = [option for one in api_versions(case) for option in ("--api-versions", one)] if case else []
-    values = ["--values", case] if case else []
+    values: list[str | Path] = ["--values", case] if case else []
     return helm("template", "nodeobs", CHART, "--namespace", namespace, *given, *values, *options)
 
 

@@ -15,7 +15,7 @@ TRUST = ssl.create_default_context(cafile=os.environ.get("CA_FILE", "/authority/
 UNTIL = time.monotonic() + float(os.environ.get("SECONDS", "60"))
 
 
-def ask(path, token=""):
+def ask(path: str, token: str) -> tuple[int, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(SERVICE + path, headers=headers)
     try:
@@ -25,7 +25,7 @@ def ask(path, token=""):
         return error.code, error.read()
 
 
-def expect(status, path, token=""):
+def expect(status: int, path: str, token: str = "") -> bytes:
     while True:
         try:
             found, body = ask(path, token)
