@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from nodeobs.cli import main
 from nodeobs.deploy.children import CHILD_LABELS, PATHS
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.crds import CRD_NAMES, Webhook, crds
 from nodeobs.kube.manifests import manifests
 from nodeobs.kube.paths import OBSERVABILITIES, PODS, RUNS, ResourcePath
-from nodeobs.kube.rbac import UNINSTALL, uninstall_rbac
+from nodeobs.kube.rbac import UNINSTALL
 from nodeobs.kube.reviews import AUTHORIZATION_PATH, Identity, ResourceRight, access_review
 from nodeobs.model import API_VERSION, GROUP
 from tests.api_webhooks import webhooks
 from tests.cluster.storing import create_old, stored_versions
+from tests.cluster.uninstalling import CLUSTER_ROLES, Uninstall, definition, served, uninstaller, user
 from tests.cluster.world import DEFINITIONS, HOOKS, LEASES, KubeWorld
 from tests.custom_resources import release
 from tests.fakes.agent_simulator import Behaviour
@@ -29,15 +29,10 @@ from tests.processes import wait_for
 
 pytestmark = pytest.mark.cluster
 
-Uninstall = Callable[..., Result]
-
-CLUSTER_ROLES = [
-    ResourcePath("/apis/rbac.authorization.k8s.io/v1", name) for name in ("clusterroles", "clusterrolebindings")
-]
 DEPLOYMENTS = ResourcePath("/apis/apps/v1", "deployments")
 MACHINE_CONFIGS = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
 DRIVEN = f"{GROUP}/driven"
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"app": "x"}},
     "spec": {"containers": [{"name": "x", "image": "x"}], "automountServiceAccountToken": False},
 }
@@ -45,42 +40,14 @@ TEMPLATE = {
 
 @pytest.fixture
 def nodeobs_uninstall(world: KubeWorld) -> Iterator[Uninstall]:
-    """``nodeobs uninstall`` as the ServiceAccount that the chart's hook has."""
-    roles = uninstall_rbac(namespace=world.namespace, agent_namespace=world.agent_namespace)
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": roles})
-    world.api.kubectl("apply", "--server-side", "-f", "-", input=listed)
-    kubeconfig = world.api.kubeconfig_for(world.namespace, UNINSTALL, world.folder)
-    for resource, namespace in (("pods", world.namespace), ("secrets", world.agent_namespace)):
-        world.api.wait_allowed(user(world), "list", resource, namespace)
-
-    def invoke(*arguments: str, yes: bool = True) -> Result:
-        where = ["--kubeconfig", str(kubeconfig), "--namespace", world.namespace]
-        options = [*where, *(["--yes"] if yes else []), *arguments]
-        return CliRunner().invoke(main, ["uninstall", *options], catch_exceptions=False)
-
-    yield invoke
-    for path in CLUSTER_ROLES:
-        with suppress(NotFound):
-            world.admin.request("DELETE", path.item(UNINSTALL))
-
-
-def user(world: KubeWorld) -> str:
-    return f"system:serviceaccount:{world.namespace}:{UNINSTALL}"
+    with uninstaller(world) as invoke:
+        yield invoke
 
 
 def writes(world: KubeWorld) -> list[tuple[str, str]]:
     """Verb and path of all that the command wrote."""
     asked = world.api.requests(user(world))
     return [(one.verb, one.uri.partition("?")[0]) for one in asked if one.verb not in ("get", "list", "watch")]
-
-
-def definition(world: KubeWorld, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(world.admin.get(DEFINITIONS.item(name)))
-    return found
-
-
-def served(world: KubeWorld, name: str) -> list[str]:
-    return [version["name"] for version in definition(world, name)["spec"]["versions"] if version["served"]]
 
 
 def names(world: KubeWorld, path: ResourcePath, namespace: str = "") -> list[str]:
