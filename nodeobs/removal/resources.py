@@ -52,8 +52,21 @@ class _Version(msgspec.Struct, frozen=True):
     served: bool
 
 
+class _Service(msgspec.Struct, frozen=True):
+    namespace: str = ""
+
+
+class _ClientConfig(msgspec.Struct, frozen=True):
+    service: _Service = _Service()
+
+
+class _Webhook(msgspec.Struct, frozen=True, rename="camel"):
+    client_config: _ClientConfig = _ClientConfig()
+
+
 class _Conversion(msgspec.Struct, frozen=True):
     strategy: str = "None"
+    webhook: _Webhook = _Webhook()
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -76,6 +89,7 @@ class Resources:
 
     def __init__(self, client: KubeClient, *, namespace: str, changes: Changes, now: Callable[[], datetime]) -> None:
         self._client = client
+        self._namespace = namespace
         self._changes = changes
         self._now = now
         self._store = KubeStore(client, namespace=namespace)
@@ -84,13 +98,15 @@ class Resources:
         """See to it that everything is stored in the storage version, which nobody has to convert.
 
         Raises:
-            RemovalRefused: something is not, and cannot be converted; it would be lost.
+            RemovalRefused: something is not, and cannot be converted; it would be lost. Or the service is in another
+                namespace.
         """
         for name in CRD_NAMES:
             definition = self._definition(name)
             if definition is None:
                 self._changes.note(f"there is no CustomResourceDefinition {name}")
                 continue
+            self._check_namespace(definition)
             old = [version for version in definition.status.stored_versions if version != STORAGE_VERSION]
             if old:
                 plural = name.partition(".")[0]
@@ -124,6 +140,15 @@ class Resources:
                 raise StoreUnavailable(
                     f"CustomResourceDefinition {name} was written by others {_TRIES} times meanwhile"
                 )
+
+    def _check_namespace(self, definition: _Definition) -> None:
+        other = definition.spec.conversion.webhook.client_config.service.namespace
+        if other not in ("", self._namespace):
+            raise RemovalRefused(
+                f"the service is in namespace {other}, not in {self._namespace}: {definition.metadata.name} says so",
+                hint=f"give `--namespace {other}`, and `--agent-namespace` where its agents are in another than "
+                f"{other}-agents",
+            )
 
     def _definition(self, name: str) -> _Definition | None:
         try:
