@@ -226,6 +226,10 @@ def test_old_objects_that_nobody_converts_are_not_given_up(world: KubeWorld, nod
     assert "nodeobservabilities that are stored as v1alpha1 cannot be converted to v1beta1" in refused.stderr
     assert "start the service, wait until it is ready" in refused.stderr
     assert not [one for one in writes(world) if one[0] == "delete"]
+    # What docs/uninstall.md says for a service that never comes back.
+    old = f"nodeobservabilityruns.v1alpha1.{GROUP}"
+    assert "old" in world.api.kubectl("get", old, "--all-namespaces")
+    world.api.kubectl("delete", old, "old", "-n", world.namespace, "--dry-run=server")
     with webhooks() as service:
         changed = crds(webhook=service.webhook)
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": changed})
