@@ -21,6 +21,9 @@
     │   └── StoreUnavailable       a retry can help
     │       ├── StoreDenied        it can once our credentials, or what they allow, have changed
     │       └── Unreadable         it can once somebody has mended or deleted the object
+    ├── RemovalError               an uninstallation that stopped on the way; carries a hint
+    │   ├── RemovalRefused         going on would lose something, or be undone
+    │   └── RemovalTimedOut        the service does not end
     ├── LeadershipLost             another process drives Runs now
     ├── AgentError                 one agent failed; carries the failure reason
     │   ├── AgentBusy              it has another collection going
@@ -127,6 +130,22 @@ class StoreDenied(StoreUnavailable):
 
 class Unreadable(StoreUnavailable):
     """The object is there, but is not what it should be; somebody has to mend or delete it."""
+
+
+class RemovalError(NodeobsError):
+    """An uninstallation stopped on the way; ``hint`` says what to do. What was done is not done again."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RemovalRefused(RemovalError):
+    """Going on would lose something, or be undone."""
+
+
+class RemovalTimedOut(RemovalError):
+    """The service does not end."""
 
 
 class LeadershipLost(NodeobsError):

@@ -47,6 +47,9 @@ Exit codes:
         "manifests": LazyCommand(
             "nodeobs.cli.manifests:manifests", "Print what a cluster needs before the service runs there, as YAML."
         ),
+        "uninstall": LazyCommand(
+            "nodeobs.cli.uninstall:uninstall", "Prepare a cluster for the service's removal; custom resources are kept."
+        ),
         "demo": LazyCommand("nodeobs.cli.demo:demo", "Show it all on this machine, from alert to merged profile."),
         "completion": LazyCommand("nodeobs.cli.completion:completion", "Print the script for tab completion."),
     },

@@ -49,7 +49,8 @@ def has_kubeconfig(environ: Mapping[str, str]) -> bool:
     return any(Path(part).is_file() for part in named.split(os.pathsep) if part)
 
 
-def _object_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+def object_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback of an option that is the name of an object in Kubernetes."""
     if value is not None and not _NAME.fullmatch(value):
         raise click.BadParameter(f"{value!r} is no name in Kubernetes: lower-case letters, digits, '-' and '.'")
     return value
@@ -95,13 +96,13 @@ CLIENT_OPTIONS: Final[tuple[Callable[[Callable[..., None]], Callable[..., None]]
         default="nodeobs",
         show_default=True,
         metavar="NAME",
-        callback=_object_name,
+        callback=object_name,
         help=f"Where in the cluster the Service {SERVICE} is; files come from it.",
     ),
     click.option(
         "--service-account",
         metavar="NAME",
-        callback=_object_name,
+        callback=object_name,
         help=f"Ask that Service as this ServiceAccount of its namespace. [default: as you; {SERVICE_ACCOUNT} where the "
         "kubeconfig has no token]",
     ),

@@ -132,21 +132,28 @@ def session_of(ctx: click.Context, values: dict[str, Any]) -> Session:
     )
 
 
+@contextmanager
+def reported(session: Session) -> Iterator[None]:
+    """Turn what the block raises into words and an exit code."""
+    try:
+        yield
+    except NodeobsError as error:
+        failure = error if isinstance(error, Failure) else Failure(str(error))
+        session.fail(failure)
+        raise click.exceptions.Exit(failure.exit_code) from error
+    except KeyboardInterrupt as interrupt:
+        session.note("\nInterrupted.")
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED) from interrupt
+
+
 def client_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the client options, call it with its Session, and turn failures into exit codes."""
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
         session = session_of(click.get_current_context(), values)
-        try:
+        with reported(session):
             function(session, **values)
-        except NodeobsError as error:
-            failure = error if isinstance(error, Failure) else Failure(str(error))
-            session.fail(failure)
-            raise click.exceptions.Exit(failure.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            session.note("\nInterrupted.")
-            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from interrupt
 
     wrapped: Callable[..., None] = command
     for option in reversed(CLIENT_OPTIONS):

@@ -45,6 +45,8 @@ class Migration:
     """Rewrites the objects of custom resources whose plural names are ``plurals``; the leader's to run."""
 
     def __init__(self, client: KubeClient, plurals: Sequence[str]) -> None:
+        self.left: list[str] = []
+        """Objects that the API server does not let be rewritten, and why."""
         self._client = client
         self._plurals = plurals
 
@@ -75,6 +77,7 @@ class Migration:
         if set(definition.status.stored_versions) <= {STORAGE_VERSION}:
             return 0
         count, token, complete = 0, "", True
+        self.left.clear()
         while not stop.is_set():
             params = {"limit": _PAGE} | ({"continue": token} if token else {})
             page = decode(self._client.get(f"/apis/{API_VERSION}/{plural}", params), _Page)
@@ -100,6 +103,7 @@ class Migration:
             return True  # somebody else wrote or deleted it meanwhile, which does as well
         except (InvalidInput, StoreDenied) as error:
             log.warning("an old object cannot be rewritten", resource=plural, name=metadata["name"], error=str(error))
+            self.left.append(f"{metadata['name']}: {error}")
             return False
         return True
 

@@ -241,3 +241,51 @@ def _binding(name: str, role: str, *, account: str, of: str, namespace: str = ""
 def _metadata(name: str, namespace: str) -> Json:
     labels = {"app.kubernetes.io/part-of": "nodeobs"}
     return {"name": name, **({"namespace": namespace} if namespace else {}), "labels": labels}
+
+
+UNINSTALL: Final = "nodeobs-uninstall"
+"""Name of the ServiceAccount and roles of ``nodeobs uninstall``."""
+
+
+def uninstall_rbac(*, namespace: str, agent_namespace: str) -> list[Json]:
+    """What ``nodeobs uninstall`` needs: a ServiceAccount, roles and their bindings."""
+    who = {"account": UNINSTALL, "of": namespace}
+    return [
+        _service_account(UNINSTALL, namespace),
+        _role(UNINSTALL, _uninstall_rules()),
+        _binding(UNINSTALL, UNINSTALL, **who),
+        _role(UNINSTALL, _uninstall_rules_at_home(), namespace=namespace),
+        _binding(UNINSTALL, UNINSTALL, **who, namespace=namespace),
+        _role(UNINSTALL, _uninstall_rules_beside_agents(), namespace=agent_namespace),
+        _binding(UNINSTALL, UNINSTALL, **who, namespace=agent_namespace),
+    ]
+
+
+def _uninstall_rules() -> list[Json]:
+    crds, hooks = "apiextensions.k8s.io", "admissionregistration.k8s.io"
+    return [
+        # Rewritten in the storage version, cancelled, ended, and let go of.
+        _rule(GROUP, [_RUNS], ["get", "list", "update", "patch"]),
+        _rule(GROUP, [f"{_RUNS}/status"], ["update"]),
+        _rule(GROUP, [_OBSERVABILITIES], ["list", "update"]),
+        _rule(GROUP, [_MACHINE_CONFIGS], ["get", "list", "update", "patch"]),
+        _rule(crds, ["customresourcedefinitions"], ["get", "patch"], names=CRD_NAMES),
+        _rule(crds, ["customresourcedefinitions/status"], ["patch"], names=CRD_NAMES),
+        _rule(hooks, ["validatingwebhookconfigurations"], ["get", "delete"], names=[SERVICE]),
+        # Their names depend on NodeObservabilities'.
+        _rule(_RBAC, ["clusterrolebindings"], ["list", "delete"]),
+    ]
+
+
+def _uninstall_rules_at_home() -> list[Json]:
+    return [
+        _rule("apps", ["deployments"], ["get"], names=[SERVICE]),
+        _rule("apps", ["deployments/scale"], ["patch"], names=[SERVICE]),
+        _rule("", ["pods"], ["list"]),
+        _rule("coordination.k8s.io", ["leases"], ["get"], names=[SERVICE]),
+    ]
+
+
+def _uninstall_rules_beside_agents() -> list[Json]:
+    kinds = ["serviceaccounts", "secrets", "configmaps", "services"]
+    return [_rule("", kinds, ["list", "delete"]), _rule("apps", ["daemonsets"], ["list", "delete"])]

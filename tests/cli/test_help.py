@@ -61,7 +61,8 @@ def test_every_command_is_documented() -> None:
 def documented_lines() -> list[str]:
     """What follows ``nodeobs`` in the page's examples."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL))
-    return re.findall(r"(?<![-/\w])nodeobs ((?:run|pull|top|completion|manifests|serve|demo) [^|>)#;&\n]*)", blocks)
+    names = "run|pull|top|completion|manifests|uninstall|serve|demo"
+    return re.findall(rf"(?<![-/\w])nodeobs ((?:{names}) [^|>)#;&\n]*)", blocks)
 
 
 @pytest.mark.parametrize("line", documented_lines())

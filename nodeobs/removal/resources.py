@@ -1,0 +1,291 @@
+"""What is kept: custom resources that nothing holds, stored and served in one version alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, StoreDenied, StoreUnavailable
+from nodeobs.kube.client import KubeClient
+from nodeobs.kube.crds import CRD_NAMES
+from nodeobs.kube.migration import STORAGE_VERSION, Migration
+from nodeobs.kube.paths import RUNS, ResourcePath
+from nodeobs.kube.publication import DEFINITIONS
+from nodeobs.kube.watch import list_pages
+from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
+from nodeobs.removal.changes import Action, Changes
+from nodeobs.runs import results
+from nodeobs.store.kube import KubeStore
+from nodeobs.typed import decode
+
+MANAGER: Final = "nodeobs-uninstall"
+"""Field manager of what is changed in the definitions; it owns nothing afterwards."""
+MACHINE_CONFIGS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
+
+_JSON_PATCH: Final = "application/json-patch+json"
+_MERGE_PATCH: Final = "application/merge-patch+json"
+_MESSAGE: Final = "nodeobs was uninstalled before the Run finished"
+_OURS: Final = f"{GROUP}/"
+_PAGE: Final = 50
+_TRIES: Final = 5
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    resource_version: str = ""
+    namespace: str = ""
+    finalizers: tuple[str, ...] = ()
+    managed_fields: tuple[dict[str, Any], ...] = ()
+
+
+class _Head(msgspec.Struct, frozen=True):
+    metadata: _Meta
+
+
+class _Version(msgspec.Struct, frozen=True):
+    name: str
+    served: bool
+
+
+class _Service(msgspec.Struct, frozen=True):
+    namespace: str = ""
+
+
+class _ClientConfig(msgspec.Struct, frozen=True):
+    service: _Service = _Service()
+
+
+class _Webhook(msgspec.Struct, frozen=True, rename="camel"):
+    client_config: _ClientConfig = _ClientConfig()
+
+
+class _Conversion(msgspec.Struct, frozen=True):
+    strategy: str = "None"
+    webhook: _Webhook = _Webhook()
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    versions: tuple[_Version, ...]
+    conversion: _Conversion = _Conversion()
+
+
+class _Status(msgspec.Struct, frozen=True, rename="camel"):
+    stored_versions: tuple[str, ...] = ()
+
+
+class _Definition(msgspec.Struct, frozen=True):
+    metadata: _Meta
+    spec: _Spec
+    status: _Status = _Status()
+
+
+class Resources:
+    """The custom resources and their definitions."""
+
+    def __init__(self, client: KubeClient, *, namespace: str, changes: Changes, now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._changes = changes
+        self._now = now
+        self._store = KubeStore(client, namespace=namespace)
+
+    def migrate(self) -> None:
+        """See to it that everything is stored in the storage version, which nobody has to convert.
+
+        Raises:
+            RemovalRefused: something is not, and cannot be converted; it would be lost. Or the service is in another
+                namespace.
+        """
+        for name in CRD_NAMES:
+            definition = self._definition(name)
+            if definition is None:
+                self._changes.note(f"there is no CustomResourceDefinition {name}")
+                continue
+            self._check_namespace(definition)
+            old = [version for version in definition.status.stored_versions if version != STORAGE_VERSION]
+            if old:
+                plural = name.partition(".")[0]
+                what = f"{plural} that are stored as {' or '.join(old)}"
+                if definition.spec.conversion.strategy != "Webhook" and self._any(plural):
+                    raise _not_converted(what, "their definition has no conversion webhook")
+                self._changes.make(Action.REWRITE, what, partial(self._rewrite, plural, what))
+
+    def release(self) -> None:
+        """Let nothing hold a Run, or what a Run holds: the unfinished end as Cancelled, and finalizers go."""
+        for raw in self._all(RUNS):
+            try:
+                run = decode_json(raw, Run)
+            except InvalidInput:
+                self._release(RUNS, raw)
+            else:
+                self._end(run)
+        for raw in self._all(MACHINE_CONFIGS):
+            self._release(MACHINE_CONFIGS, raw)
+
+    def narrow(self) -> None:
+        """Have the storage version served alone and never converted, so that nobody has to answer for it."""
+        for name in CRD_NAMES:
+            for _ in range(_TRIES):
+                try:
+                    self._narrow(name)
+                except Conflict:
+                    continue
+                break
+            else:
+                raise StoreUnavailable(
+                    f"CustomResourceDefinition {name} was written by others {_TRIES} times meanwhile"
+                )
+
+    def _check_namespace(self, definition: _Definition) -> None:
+        other = definition.spec.conversion.webhook.client_config.service.namespace
+        if other not in ("", self._namespace):
+            raise RemovalRefused(
+                f"the service is in namespace {other}, not in {self._namespace}: {definition.metadata.name} says so",
+                hint=f"give `--namespace {other}`, and `--agent-namespace` where its agents are in another than "
+                f"{other}-agents",
+            )
+
+    def _definition(self, name: str) -> _Definition | None:
+        try:
+            return decode(self._client.get(DEFINITIONS.item(name)), _Definition)
+        except NotFound:
+            return None
+
+    def _any(self, plural: str) -> bool:
+        page = next(list_pages(self._client, f"/apis/{API_VERSION}/{plural}", limit=1))
+        return bool(page.items)
+
+    def _rewrite(self, plural: str, what: str) -> None:
+        migration = Migration(self._client, [plural])
+        try:
+            migration.migrate(plural, threading.Event())
+        except StoreDenied:
+            raise
+        except StoreUnavailable as error:
+            raise _not_converted(what, str(error)) from error
+        if migration.left:
+            raise _not_converted(what, "; ".join(migration.left))
+
+    def _all(self, path: ResourcePath) -> list[bytes]:
+        """Of each object its name and what it takes to release it, or all of it where it is a Run."""
+        try:
+            return [
+                item
+                for page in list_pages(self._client, path.collection(), limit=_PAGE)
+                for item in page.items
+                if path is not RUNS or _concerns(item)
+            ]
+        except NotFound:
+            return []
+
+    def _end(self, run: Run) -> None:
+        what = f"NodeObservabilityRun {run.key}"
+        if run.finished:
+            self._changes.make(Action.RELEASE, what, lambda: self._update(run))
+        else:
+            self._changes.make(Action.END, f"{what} as Cancelled", lambda: self._update(run))
+
+    def _update(self, run: Run) -> None:
+        """Write the Run's end, and take the finalizer away; whoever wrote or deleted it meanwhile is heeded."""
+        for _ in range(_TRIES):
+            try:
+                self._store.update(self._ended(run))
+            except NotFound:
+                return
+            except Conflict:
+                try:
+                    run = self._store.get(Run, run.metadata.name, run.metadata.namespace)
+                except NotFound:
+                    return
+                continue
+            return
+        raise StoreUnavailable(f"Run {run.key} was written by others {_TRIES} times meanwhile")
+
+    def _ended(self, run: Run) -> Run:
+        finalizers = tuple(name for name in run.metadata.finalizers if not name.startswith(_OURS))
+        status, phase = run.status, Phase.CANCELLED
+        if not run.finished:
+            status = results.finished(status, phase, reason=phase.value, message=_MESSAGE, now=self._now())
+        return replace(run, metadata=replace(run.metadata, finalizers=finalizers), status=status)
+
+    def _release(self, path: ResourcePath, raw: bytes) -> None:
+        meta = decode(raw, _Head).metadata
+        if any(name.startswith(_OURS) for name in meta.finalizers):
+            what = f"{path.plural} {meta.namespace}/{meta.name}" if meta.namespace else f"{path.plural} {meta.name}"
+            self._changes.make(Action.RELEASE, what, lambda: self._take_finalizers(path, meta))
+
+    def _take_finalizers(self, path: ResourcePath, meta: _Meta) -> None:
+        at = path.item(meta.name, meta.namespace)
+        for _ in range(_TRIES):
+            kept = [name for name in meta.finalizers if not name.startswith(_OURS)]
+            patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": kept}}
+            try:
+                self._client.request("PATCH", at, patch, content_type=_MERGE_PATCH)
+            except NotFound:
+                return
+            except Conflict:
+                meta = decode(self._client.get(at), _Head).metadata
+                continue
+            return
+        raise StoreUnavailable(f"{path.plural} {meta.name} was written by others {_TRIES} times meanwhile")
+
+    def _narrow(self, name: str) -> None:
+        definition = self._definition(name)
+        if definition is None:
+            return
+        changes: list[dict[str, Any]] = [
+            {"op": "replace", "path": f"/spec/versions/{index}/served", "value": False}
+            for index, version in enumerate(definition.spec.versions)
+            if version.name != STORAGE_VERSION and version.served
+        ]
+        if definition.spec.conversion.strategy != "None":
+            changes.append({"op": "replace", "path": "/spec/conversion", "value": {"strategy": "None"}})
+        if changes:
+            what = f"CustomResourceDefinition {name} to {STORAGE_VERSION}"
+            self._changes.make(Action.NARROW, what, lambda: self._patch(definition.metadata, changes))
+        if not self._changes.dry_run:
+            self._disown(name)
+
+    def _disown(self, name: str) -> None:
+        """Leave the changed fields to nobody, so that whoever applies the definition again gets them unopposed."""
+        definition = self._definition(name)
+        if definition is None:
+            return
+        owners = definition.metadata.managed_fields
+        others = [entry for entry in owners if entry.get("manager") != MANAGER]
+        if others and len(others) < len(owners):
+            self._patch(definition.metadata, [{"op": "replace", "path": "/metadata/managedFields", "value": others}])
+
+    def _patch(self, metadata: _Meta, changes: list[dict[str, Any]]) -> None:
+        version = {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata.resource_version}
+        self._client.request(
+            "PATCH",
+            DEFINITIONS.item(metadata.name),
+            [version, *changes],
+            params={"fieldManager": MANAGER},
+            content_type=_JSON_PATCH,
+        )
+
+
+class _RunHead(msgspec.Struct, frozen=True):
+    metadata: _Meta
+    status: dict[str, Any] = {}
+
+
+def _concerns(raw: bytes) -> bool:
+    """Whether the Run is unfinished, or something of ours holds it."""
+    head = decode(raw, _RunHead)
+    finished = head.status.get("phase") in {phase.value for phase in Phase if phase.final}
+    return not finished or any(name.startswith(_OURS) for name in head.metadata.finalizers)
+
+
+def _not_converted(what: str, why: str) -> RemovalRefused:
+    return RemovalRefused(
+        f"{what} cannot be converted to {STORAGE_VERSION}, and would be lost: {why}",
+        hint="start the service, wait until it is ready, and run this again; nothing was stopped or deleted yet",
+    )
