@@ -180,7 +180,11 @@ def test_an_upgrade_in_the_middle_of_a_run_loses_nothing(release: Release, tmp_p
         release, "upgraded", lambda: release.helm("upgrade", "--set", "config.run_history=7", chart=newer)
     )
     assert release.delivered(run) == all_of(release), release.said()
-    assert before.isdisjoint(pod["metadata"]["name"] for pod in release.pods("service"))
+
+    def replaced() -> bool:
+        return before.isdisjoint(pod["metadata"]["name"] for pod in release.pods("service"))
+
+    wait_for("the earlier pods are gone", replaced)
     run = during_a_run(release, "rolled-back", lambda: release.helm("rollback", "1", "--wait"))
     assert release.delivered(run) == all_of(release), release.said()
     assert release.get("nobr", "nodeobservabilityrun-sample", "-n", NAMESPACE)["status"]["phase"] == "Succeeded"
