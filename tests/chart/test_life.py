@@ -110,7 +110,7 @@ def test_installed_used_upgraded_deleted_and_installed_again(release: Release) -
     release.helm("rollback", "1", "--wait")
     assert "Succeeded" in release.helm("test")
 
-    release.helm("uninstall", "--timeout", "4m")
+    release.helm("uninstall", "--wait", "--timeout", "4m")
     _only_what_is_kept_is_left(release)
     assert release.get("nobr", name, "-n", NAMESPACE)["status"]["phase"] == "Succeeded"
     release.cluster.kubectl("delete", "nobr", name, "-n", NAMESPACE, "--timeout=10s")
@@ -120,7 +120,7 @@ def test_installed_used_upgraded_deleted_and_installed_again(release: Release) -
     served = {version["name"] for version in release.get("crd", CRD_NAMES[1])["spec"]["versions"] if version["served"]}
     assert served == {"v1alpha1", "v1alpha2", "v1beta1"}
     wait_for("agents are back", lambda: _ready_agents(release) == len(release.cluster.nodes), seconds=120)
-    release.helm("uninstall", "--timeout", "4m")
+    release.helm("uninstall", "--wait", "--timeout", "4m")
 
 
 def _an_upgrade_with_the_same_values_changes_nothing(release: Release) -> None:
