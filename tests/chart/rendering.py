@@ -20,7 +20,7 @@ CASES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 NAMESPACE: Final = "profiling"
 AGENTS: Final = "profiling-agents"
 
-_SECONDS: Final = 180
+_SECONDS: Final = 300
 
 
 class Refused(Exception):

@@ -13,6 +13,7 @@ import yaml
 
 from charts.generate import CHART, documented, made_before, written
 from nodeobs import __version__
+from nodeobs.errors import ConfigurationError
 from nodeobs.model import ProfileType
 from nodeobs.runs.rulesfile import load_rules
 from nodeobs.settings import Settings
@@ -107,6 +108,6 @@ def test_triggers_are_what_the_service_reads() -> None:
 
 
 def _refusal(text: str) -> str:
-    with pytest.raises(Exception, match="must be") as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load_rules(text, source="x")
     return str(caught.value)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -263,3 +264,60 @@ def test_roles_are_given_to_whom_values_name() -> None:
     assert subjects["viewer"] == [{"kind": "Group", "name": "developers", "apiGroup": rbac}]
     assert subjects["admin"] == [{"kind": "ServiceAccount", "name": "deployer", "namespace": NAMESPACE}]
     assert not [item for item in objects(render()) if item["metadata"]["name"].startswith("nodeobs-access")]
+
+
+def test_alertmanager_gets_a_token_for_alerts_alone() -> None:
+    found = objects(render("--set", "alertmanager.token=true"))
+    secret = one(found, "Secret", "nodeobs-alertmanager-token")
+    assert secret["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "nodeobs-alertmanager"}
+    binding = one(found, "ClusterRoleBinding", "nodeobs-access-alerts")
+    assert binding["roleRef"]["name"] == "nodeobs-alerts"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "nodeobs-alertmanager", "namespace": NAMESPACE}]
+    assert not [item for item in objects(render()) if item["kind"] == "Secret"]
+
+
+@pytest.mark.parametrize(
+    ("source", "authority"),
+    [
+        ("selfManaged", {"configMap": {"name": "nodeobs-ca", "key": "ca.crt"}}),
+        ("certManager", {"secret": {"name": "nodeobs-serving-cert", "key": "ca.crt"}}),
+        ("openshift", {"configMap": {"name": "nodeobs-service-ca", "key": "service-ca.crt"}}),
+    ],
+)
+def test_prometheus_and_helms_test_trust_whoever_makes_the_certificate(source: str, authority: Object) -> None:
+    case = CHART / "ci/monitoring-values.yaml"
+    found = objects(render("--set", f"certificates.source={source}", case=case))
+    (endpoint,) = one(found, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["tlsConfig"] == {"serverName": f"nodeobs.{NAMESPACE}.svc", "ca": authority}
+    assert one(found, "Secret", endpoint["authorization"]["credentials"]["name"])["type"].endswith(
+        "service-account-token"
+    )
+    subjects = [each["name"] for each in one(found, "ClusterRoleBinding", "nodeobs-access-metrics")["subjects"]]
+    assert subjects == ["prometheus", "nodeobs-metrics"]
+    (volume,) = one(found, "Pod", "nodeobs-test")["spec"]["volumes"]
+    ((kind, reference),) = authority.items()
+    assert volume[kind]["items"] == [{"key": reference["key"], "path": "ca.crt"}]
+    assert reference["name"] in volume[kind].values()
+
+
+def test_what_cleans_up_comes_and_goes_with_its_rights() -> None:
+    hooks = [
+        item
+        for item in objects(render())
+        if item["metadata"].get("annotations", {}).get("helm.sh/hook") == "pre-delete"
+    ]
+    weights = {item["kind"]: int(item["metadata"]["annotations"]["helm.sh/hook-weight"]) for item in hooks}
+    assert weights.pop("Job") > max(weights.values())
+    assert set(weights) == {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+    for item in hooks:
+        policy = item["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert policy == "before-hook-creation,hook-succeeded", identity(item)
+    (container,) = one(hooks, "Job", "nodeobs-uninstall")["spec"]["template"]["spec"]["containers"]
+    words = [*container["command"][1:], *container["args"]]
+    with click.Context(main) as context:
+        command = main.get_command(context, words[0])
+        assert command is not None
+        told = command.make_context("uninstall", words[1:]).params
+    assert (told["namespace"], told["agent_namespace"], told["yes"]) == (NAMESPACE, AGENTS, True)
+    without = objects(render("--set", "uninstall.enabled=false"))
+    assert [item["kind"] for item in without if is_hook(item)] == ["Pod"]
