@@ -33,12 +33,13 @@ BOTH = {"kubelet", "containerd"}
 RUN_SECONDS = 12
 PARENT = "nodeobservability-sample"
 SEED = f"""\
-apiVersion: {GROUP}/v1alpha1
+apiVersion: {GROUP}/v1alpha2
 kind: NodeObservability
 metadata:
   name: {PARENT}
 spec:
-  labels:
+  type: crio-kubelet
+  nodeSelector:
     test-of-the-chart: "yes"
 """
 SEED_RUN = f"""\
