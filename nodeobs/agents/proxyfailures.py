@@ -13,11 +13,12 @@ from nodeobs.agents.agent import Agent
 from nodeobs.debugpprof import IN_USE, KUBELET, KUBELET_DISABLED, first_line, refusal_reason
 from nodeobs.errors import AgentError, AgentUnavailable
 from nodeobs.kube.client import Status
+from nodeobs.kube.rbac import NODE_PROXY
 from nodeobs.model import FailureReason
 from nodeobs.typed import decode
 
 NEEDED: Final = (
-    "the service's ServiceAccount needs 'get' on nodes/proxy, which the ClusterRole nodeobs-node-proxy gives "
+    f"the service's ServiceAccount needs 'get' on nodes/proxy, which the ClusterRole {NODE_PROXY} gives "
     "(nodeobs manifests --via-api-server)"
 )
 

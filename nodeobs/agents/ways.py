@@ -45,13 +45,13 @@ class Way(Protocol):
 class ByAgents:
     """Agents on the nodes, which keep what they profile until it is fetched."""
 
-    def __init__(self, agents: Callable[[], Sequence[Agent]], connector: AgentConnector) -> None:
+    def __init__(self, agents: Callable[[str], Sequence[Agent]], connector: AgentConnector) -> None:
         self._agents = agents
         self._connector = connector
 
-    def roster(self, _observability: str) -> Sequence[Agent]:
-        """The agents that are known."""
-        return self._agents()
+    def roster(self, observability: str) -> Sequence[Agent]:
+        """The nodes and the agents that they have."""
+        return self._agents(observability)
 
     async def collect(  # noqa: PLR0913 - as the protocol has it
         self,
