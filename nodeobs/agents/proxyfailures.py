@@ -19,7 +19,7 @@ from nodeobs.typed import decode
 
 NEEDED: Final = (
     f"the service's ServiceAccount needs 'get' on nodes/proxy, which the ClusterRole {NODE_PROXY} gives "
-    "(nodeobs manifests --via-api-server)"
+    "(nodeobs manifests --via-api-server; in the chart apiServerProxy.enabled)"
 )
 
 _ADVICE: Final = {

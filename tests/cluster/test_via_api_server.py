@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -125,18 +124,15 @@ def test_a_kubelet_that_hangs_costs_its_own_profiles_only(world: Proxied) -> Non
 
 
 def test_a_kubelet_that_somebody_else_profiles_says_so(world: Proxied) -> None:
-    node = world.cluster.nodes[0]
-    profile = f"/api/v1/nodes/{node.name}/proxy/debug/pprof/profile"
-    other = threading.Thread(target=world.admin.get, args=(profile, {"seconds": "6"}))
-    other.start()
-    time.sleep(0.5)
-    try:
-        run = world.sample("in-use", profiles=["cpu", "heap"])
-    finally:
-        other.join()
+    world.observability("others", via="apiServer")
+    world.run("other", parent="others", durationSeconds=8, nodes=["node-1"])
+    world.wait_run("other", "Running")
+    time.sleep(1)  # the common start instant is a little ahead
+    run = world.sample("in-use", profiles=["cpu", "heap"])
     assert names(run["status"]["agents"]) == ["node-1", "node-2", "node-3"]
     pieces = {piece["profile"]: piece.get("reason") for piece in world.manifest(run)["node-1"]["pieces"]}
     assert pieces == {"cpu": "ProfilerInUse", "heap": None}
+    assert world.wait_run("other")["status"]["phase"] == "Succeeded"
 
 
 def test_without_the_right_every_node_is_forbidden_and_the_right_is_named(world: Proxied) -> None:
