@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -387,3 +388,28 @@ def test_tls_and_a_proxy_are_as_the_credentials_say(drive: Drive, tmp_path: Path
         assert [outcome.reason for outcome in outcomes] == [None, None, None]
         assert len(through.asked) == 3
         assert len(server.requests) == 3
+
+
+def test_many_nodes_leave_room_for_whoever_answers_meanwhile(drive: Drive, tmp_path: Path) -> None:
+    drive.kubelets.nodes = tuple(f"node-{number}" for number in range(200))
+    drive.nodes = NodeRoster(drive.client).agents()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with FakeApiServer(drive.kubelets, tls=tls) as server:
+        path = server.kubeconfig(tmp_path / "other", cluster={"certificate-authority": str(tmp_path / "ca.pem")})
+        drive.client.credentials = load_credentials(kubeconfig=path, environ={})
+        over: list[tuple[AgentOutcome, ...]] = []
+        thread = threading.Thread(target=lambda: over.append(asyncio.run(drive.collect())))
+        thread.start()
+        longest = 0.0
+        while thread.is_alive():  # as a thread that answers a webhook
+            began = time.monotonic()
+            time.sleep(0.005)
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 2
+        assert len(over[0]) == 200
+        assert {outcome.reason for outcome in over[0]} == {None}
+        assert len(drive.sunk) == 200
+        assert server.connections == 200
