@@ -262,7 +262,8 @@ def test_a_token_that_was_replaced_is_read_again(drive: Drive, tmp_path: Path) -
     def rotating(request: Request) -> Answer:
         if request.headers["authorization"] == "Bearer new":
             return profile(request)
-        token.write_text("new")
+        (tmp_path / f"{of(request)[0]}-token").write_text("new")
+        (tmp_path / f"{of(request)[0]}-token").replace(token)  # whole, as a kubelet does
         return told(401, "Unauthorized", "Unauthorized")(request)
 
     drive.kubelets.say = dict.fromkeys(drive.kubelets.nodes, rotating)
