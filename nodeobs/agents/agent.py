@@ -32,6 +32,8 @@ class Agent:
     """Why there is no agent, or why it is not ready, as far as known."""
     service: str = ""
     """The Service that leads to it, in a cluster where each NodeObservability has one."""
+    proxied: bool = False
+    """There is no agent, and none is needed: the node's kubelet is asked through the API server."""
 
     @property
     def address(self) -> str:

@@ -21,6 +21,7 @@ import httpx
 from nodeobs import __version__
 from nodeobs.agents import failures
 from nodeobs.agents.agent import Agent
+from nodeobs.agents.handshakes import Handshakes
 from nodeobs.agents.reload import WatchedFile, read_authority, read_token
 from nodeobs.errors import AgentError, AgentUnavailable, InvalidInput
 from nodeobs.model import Collection, CollectionRequest, FailureReason, decode_json, encode_json, replace
@@ -123,7 +124,7 @@ class AgentClient:
         self.agent = agent
         self._http = http
         self._connector = connector
-        self._stream: Any = None
+        self._handshakes = Handshakes()
 
     async def start(self, request: CollectionRequest, *, limit: float) -> Started | None:
         """Start a collection, or find it started; None: the agent does not know ``/v1``."""
@@ -211,7 +212,7 @@ class AgentClient:
             raise await self._elsewhere(failures.from_transport(self.agent, error)) from error
 
     def _extensions(self) -> dict[str, Any]:
-        return {"trace": self._trace, **self._connector.extensions}
+        return {"trace": self._handshakes.note, **self._connector.extensions}
 
     def _timeout(self, limit: float) -> httpx.Timeout:
         """Each of the agent's addresses has its share of the time to connect."""
@@ -249,14 +250,6 @@ class AgentClient:
             await asyncio.sleep(_LOOK_SECONDS)
             found = locate(self.agent)
         return found
-
-    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        # httpcore forgets a connection whose TLS handshake is cancelled, by a limit or by the Run's end: it would stay
-        # open until the garbage collector comes by.
-        if event == "connection.connect_tcp.complete":
-            self._stream = info["return_value"]
-        elif event == "connection.start_tls.failed":
-            await self._stream.aclose()
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()

@@ -15,6 +15,7 @@ import structlog
 
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.pods import Condition, Pod, newest_by_node
+from nodeobs.debugpprof import KUBELET
 from nodeobs.errors import NodeobsError, NotFound, StoreUnavailable, WatchExpired
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import ENDPOINT_SLICES, NODES, PODS
@@ -124,9 +125,9 @@ class ClusterRoster:
             StoreUnavailable: the API server cannot be asked now.
         """
         places = self._look()
-        nodes = list(self._objects(NODES.collection(), _Node))
+        nodes = list(_objects(self._client, NODES.collection(), _Node))
         lacking = any(node.metadata.name not in places or not places[node.metadata.name].ready for node in nodes)
-        pods = newest_by_node(self._objects(PODS.collection(self._namespace), Pod)) if lacking else {}
+        pods = newest_by_node(_objects(self._client, PODS.collection(self._namespace), Pod)) if lacking else {}
         return [_row(node, places.get(node.metadata.name), pods.get(node.metadata.name)) for node in nodes]
 
     def locate(self, agent: Agent) -> Agent:
@@ -158,18 +159,37 @@ class ClusterRoster:
     def _look(self) -> Mapping[str, _Place]:
         """Where the agent of each node listens."""
         only = {"labelSelector": f"kubernetes.io/service-name={self._service}"}
-        places = _places(self._objects(ENDPOINT_SLICES.collection(self._namespace), _Slice, only))
+        places = _places(_objects(self._client, ENDPOINT_SLICES.collection(self._namespace), _Slice, only))
         with self._lock:
             self._places = places
         return places
 
-    def _objects(self, path: str, kind: type[T], params: Mapping[str, str] | None = None) -> Iterator[T]:
-        try:
-            for page in list_pages(self._client, path, params):
-                for item in page.items:
-                    yield decode(item, kind)
-        except (msgspec.DecodeError, NotFound, WatchExpired) as error:
-            raise StoreUnavailable(f"{path} cannot be listed: {error}") from error
+
+class NodeRoster:
+    """The nodes of a cluster, for whoever needs no agent on them."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    def agents(self) -> list[Agent]:
+        """One row for each node, Ready or not, whose kubelet is to be asked through the API server.
+
+        Raises:
+            StoreUnavailable: the API server cannot be asked now.
+        """
+        return [
+            change(_bare(node), proxied=True, targets=(KUBELET,), ready=not node.problem, problem=node.problem)
+            for node in _objects(self._client, NODES.collection(), _Node)
+        ]
+
+
+def _objects(client: KubeClient, path: str, kind: type[T], params: Mapping[str, str] | None = None) -> Iterator[T]:
+    try:
+        for page in list_pages(client, path, params):
+            for item in page.items:
+                yield decode(item, kind)
+    except (msgspec.DecodeError, NotFound, WatchExpired) as error:
+        raise StoreUnavailable(f"{path} cannot be listed: {error}") from error
 
 
 def _places(slices: Iterator[_Slice]) -> dict[str, _Place]:
@@ -209,15 +229,19 @@ def _rank(place: _Place) -> tuple[bool, bool]:
 
 
 def _row(node: _Node, place: _Place | None, pod: Pod | None) -> Agent:
-    agent = Agent(
-        name=node.metadata.name,
-        labels=node.metadata.labels or {},
-        addresses=tuple(address.address for address in node.status.addresses or ()),
-    )
+    agent = _bare(node)
     if place is not None and place.ready:
         return _at(agent, place)
     problem = "; ".join(filter(None, (pod.problem if pod else _NO_POD, node.problem)))
     return change(_at(agent, place) if place else change(agent, ready=False), problem=problem)
+
+
+def _bare(node: _Node) -> Agent:
+    return Agent(
+        name=node.metadata.name,
+        labels=node.metadata.labels or {},
+        addresses=tuple(address.address for address in node.status.addresses or ()),
+    )
 
 
 def _at(agent: Agent, place: _Place) -> Agent:

@@ -29,8 +29,7 @@ def clean(text: str) -> str:
 def from_transport(agent: Agent, error: httpx.TransportError | ssl.SSLError) -> AgentError:
     """Why there is no answer."""
     causes = _causes(error)
-    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NOT_TLS)), None)
-    if tls is not None:
+    if (tls := tls_cause(error)) is not None:
         return AgentError(FailureReason.TLS_FAILURE, f"{agent}: {_tls(tls)}")
     if isinstance(error, httpx.ProtocolError):
         said = clean(str(error)).rstrip(".")
@@ -40,6 +39,12 @@ def from_transport(agent: Agent, error: httpx.TransportError | ssl.SSLError) -> 
         )
     sent = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
     return _no_answer(agent, _network(error, causes), sent=sent)
+
+
+def tls_cause(error: BaseException) -> ssl.SSLError | None:
+    """The failure of TLS behind an error; None where a connection just broke."""
+    broken = (cause for cause in _causes(error) if isinstance(cause, ssl.SSLError))
+    return next((cause for cause in broken if not isinstance(cause, _NOT_TLS)), None)
 
 
 def silent(agent: Agent, seconds: float) -> AgentUnavailable:

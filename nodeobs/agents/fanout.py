@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace as change
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
 from nodeobs.agents.plan import Patience, Plan, lead_seconds, telling_seconds
-from nodeobs.agents.session import Session, Sink, Work
+from nodeobs.agents.session import Party, Session, Sink, Work
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason
 
@@ -46,7 +47,40 @@ async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has
     ``on_retrieving`` once after that, when the first file is about to be fetched, or never. What they raise ends the
     collection as cancelling the task does, and is raised here. Names of the agents must be unique.
     """
-    run = _Run(agents, plan, connector=connector, spool=spool, sink=sink, patience=patience)
+    outcomes, unwanted = await conduct(
+        agents,
+        plan,
+        open_party=partial(Session, connector=connector),
+        now=connector.now,
+        spool=spool,
+        sink=sink,
+        deadline_seconds=deadline_seconds,
+        cancelled=cancelled,
+        on_started=on_started,
+        on_retrieving=on_retrieving,
+        patience=patience,
+    )
+    if unwanted:
+        await _drop(unwanted, plan.run_uid, connector, patience)
+    return outcomes
+
+
+async def conduct(  # noqa: PLR0913 - as collect
+    agents: Sequence[Agent],
+    plan: Plan,
+    *,
+    open_party: Callable[[Agent, Work], Party],
+    now: Callable[[], datetime],
+    spool: Path,
+    sink: Sink,
+    deadline_seconds: float,
+    cancelled: asyncio.Event,
+    on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
+    on_retrieving: Callable[[], Awaitable[None]],
+    patience: Patience,
+) -> tuple[tuple[AgentOutcome, ...], Sequence[Agent]]:
+    """Have all parties of a Run do their part, as :func:`collect` says; who is to be told that it was cancelled."""
+    run = _Run(agents, plan, open_party=open_party, now=now, spool=spool, sink=sink, patience=patience)
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
@@ -63,9 +97,7 @@ async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has
         failure = errors.exceptions[0]
     if failure is not None:
         raise failure
-    if run.unwanted:
-        await _drop(run.unwanted, plan.run_uid, connector, patience)
-    return tuple(session.outcome() for session in run.sessions)
+    return tuple(session.outcome() for session in run.sessions), run.unwanted
 
 
 async def purge(
@@ -86,29 +118,29 @@ class _Run:
         agents: Sequence[Agent],
         plan: Plan,
         *,
-        connector: AgentConnector,
+        open_party: Callable[[Agent, Work], Party],
+        now: Callable[[], datetime],
         spool: Path,
         sink: Sink,
         patience: Patience,
     ) -> None:
         telling = telling_seconds(len(agents))
-        now = connector.now()
-        start_at = plan.start_at or now + timedelta(seconds=lead_seconds(len(agents)))
+        begun = now()
+        start_at = plan.start_at or begun + timedelta(seconds=lead_seconds(len(agents)))
         # An agent that comes back after the profile's time would show other seconds than the rest.
         window = min(patience.connect, max(_SHORTEST_WINDOW, plan.duration_seconds))
         work = Work(
             plan=plan,
             patience=change(patience, connect=max(patience.connect, telling)),
-            connector=connector,
             spool=spool,
             sink=sink,
             start_at=start_at,
-            give_up_at=asyncio.get_running_loop().time() + max(telling, (start_at - now).total_seconds()) + window,
+            give_up_at=asyncio.get_running_loop().time() + max(telling, (start_at - begun).total_seconds()) + window,
             poll_spread=lead_seconds(len(agents)),
             settled=self._settle,
             retrieving=self._retrieve,
         )
-        self.sessions = [Session(agent, work) for agent in agents]
+        self.sessions = [open_party(agent, work) for agent in agents]
         self.unwanted: list[Agent] = []
         """Agents that were started and are to stop."""
         self._unsettled = len(agents)

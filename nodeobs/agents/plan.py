@@ -22,6 +22,8 @@ class Plan:
     """The common start instant; None: as soon as all agents can be told."""
     recovering: bool = False
     """Another driver began this Run: agents that know it are gone on with, never started again."""
+    stored: frozenset[tuple[str, str]] = frozenset()
+    """What that driver has stored: node and file name of each."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Patience:
     """Before the first repetition of what failed; the next ones are longer."""
     cancel: float = 5.0
     """Telling the agents to drop a collection."""
+    profile: float = 15.0
+    """The next bytes of a profile that comes straight from its target, beyond the seconds that it takes."""
+    transfer: float = 45.0
+    """All of such a profile, beyond the seconds that it takes."""
     upstream_poll: float = 5.0
     """Longest pause between two looks at an upstream agent."""
 

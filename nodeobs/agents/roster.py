@@ -30,7 +30,7 @@ def select(
 
     ``node_selector`` is the NodeObservability's, ``run_selector`` the Run's; an empty one takes all. ``nodes`` are
     names, or addresses as alerts carry them; empty takes all. A node that is listed twice counts once, by its first
-    row. One whose row has no host is missing, for the reason that the row gives.
+    row. One whose row has no host is missing, for the reason that the row gives, but where none is needed.
     """
     rows: dict[str, Agent] = {}
     for agent in agents:
@@ -60,7 +60,7 @@ def select(
 def _selection(chosen: Iterable[Agent], missing: Mapping[str, AgentOutcome]) -> Selection:
     agents, absent = [], dict(missing)
     for agent in chosen:
-        if agent.host:
+        if agent.host or agent.proxied:
             agents.append(agent)
         else:
             absent[agent.name] = AgentOutcome(agent, FailureReason.NO_AGENT, no_agent(agent))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -40,7 +40,6 @@ class Work:
 
     plan: Plan
     patience: Patience
-    connector: AgentConnector
     spool: Path
     sink: Sink
     start_at: datetime
@@ -55,15 +54,37 @@ class Work:
     """To be called before a file is fetched."""
 
 
+class Party(Protocol):
+    """One node's part of a Run."""
+
+    @property
+    def agent(self) -> Agent:
+        """The node's row of the roster."""
+
+    @property
+    def told(self) -> bool:
+        """Whether somebody there has to be told when the Run is no longer wanted."""
+
+    async def run(self) -> None:
+        """Never raises but when cancelled; then :meth:`end` says why."""
+
+    def end(self, error: AgentError) -> None:
+        """Nothing more will come, for this reason."""
+
+    def outcome(self) -> AgentOutcome:
+        """What has come of it so far."""
+
+
 class Session:
     """Drives one agent; :meth:`outcome` tells at any time how far it is."""
 
-    def __init__(self, agent: Agent, work: Work) -> None:
+    def __init__(self, agent: Agent, work: Work, *, connector: AgentConnector) -> None:
         self._agent = agent
         self._client: AgentClient | None = None
         self.told = False
         """The agent may have the collection: it has to be told when that is no longer wanted."""
         self._work = work
+        self._connector = connector
         self._ledger = Ledger(agent, work.plan)
         self._loop = asyncio.get_running_loop()
         self._failure: AgentError | None = None
@@ -111,7 +132,7 @@ class Session:
 
     async def _run(self) -> None:
         work = self._work
-        connecting = work.connector.connect(
+        connecting = self._connector.connect(
             self._agent, connect_seconds=work.patience.connect, read_seconds=work.patience.answer
         )
         async with connecting as client:
@@ -162,7 +183,7 @@ class Session:
         # Shorter than the grace, so that an agent that has vanished is told from one that has nothing new to say.
         wait = max(1, min(_LONG_POLL, int(grace / 2)))
         end = loop.time() + self._remaining(collection)
-        spread = work.connector.randomness.uniform(0, work.poll_spread)
+        spread = self._connector.randomness.uniform(0, work.poll_spread)
         near_end = end - spread
         ask_at = min(end - plan.duration_seconds + _FIRST_LOOK + spread, near_end)
         while True:
@@ -178,7 +199,7 @@ class Session:
                 until=max(end, loop.time()) + grace,
             )
             # The agent is to hold its answer; one that does not is still not hammered.
-            again_at = max(ask_at, loop.time() - wait) + wait * work.connector.randomness.uniform(0.9, 1.0)
+            again_at = max(ask_at, loop.time() - wait) + wait * self._connector.randomness.uniform(0.9, 1.0)
             ask_at = max(again_at, near_end)
 
     async def _deliver(self, client: AgentClient, piece: PieceResult) -> None:
@@ -216,7 +237,7 @@ class Session:
         if collection.state.final:
             return 0.0
         if collection.started_at is None:
-            return max(0.0, (self._work.start_at - self._work.connector.now()).total_seconds()) + duration
+            return max(0.0, (self._work.start_at - self._connector.now()).total_seconds()) + duration
         return min(max(0.0, duration - (collection.now - collection.started_at).total_seconds()), duration)
 
     def _service_time(self, instant: datetime | None) -> datetime | None:
@@ -235,14 +256,14 @@ class Session:
             self._upstream += "; the service was restarted and did not start it again"
             return
         await self._persist(lambda limit: upstream.start(client, limit=limit), until=work.give_up_at)
-        self._started_at = work.connector.now()
+        self._started_at = self._connector.now()
 
     async def _follow_upstream(self, client: AgentClient) -> None:
         work = self._work
         end = self._loop.time() + upstream.SECONDS
         over = False
         while not over:
-            await asyncio.sleep(work.patience.upstream_poll * work.connector.randomness.uniform(0.5, 1.0))
+            await asyncio.sleep(work.patience.upstream_poll * self._connector.randomness.uniform(0.5, 1.0))
             over = await self._persist(
                 lambda limit: upstream.over(client, limit=limit),
                 until=max(end, self._loop.time()) + work.patience.unreachable_grace,
@@ -252,4 +273,4 @@ class Session:
         return await persist(attempt, until=until, longest=self._work.patience.answer, naps=self._naps())
 
     def _naps(self) -> Iterator[float]:
-        return pauses(self._work.patience.first_pause, self._work.connector.randomness)
+        return pauses(self._work.patience.first_pause, self._connector.randomness)

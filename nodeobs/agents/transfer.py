@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,14 +14,11 @@ import httpx
 
 from nodeobs.agents import failures
 from nodeobs.agents.client import AgentClient
+from nodeobs.agents.spool import MAX_FILE_BYTES, spooled
 from nodeobs.errors import AgentError, AgentUnavailable
-from nodeobs.model import FailureReason, FileInfo
+from nodeobs.model import FileInfo
 
 ATTEMPTS = 5
-MAX_FILE_BYTES = 2**30
-"""A larger file is refused: one agent must not fill the spool that all share."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 async def fetch(client: AgentClient, run_uid: str, info: FileInfo, *, folder: Path, naps: Iterator[float]) -> Path:
@@ -40,22 +35,9 @@ async def fetch(client: AgentClient, run_uid: str, info: FileInfo, *, folder: Pa
         what = f"{info.name} has {info.bytes} bytes; at most {MAX_FILE_BYTES} are fetched"
         raise failures.bad_response(client.agent, what)
     final = folder / info.name
-    part = folder / f"{info.name}.part"
-    try:
-        if await asyncio.to_thread(_is_there, final, info):
-            return final
-        folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+    if not await asyncio.to_thread(_is_there, final, info):
+        with spooled(client.agent, final) as file:
             await _Transfer(client, run_uid, info, file).run(naps)
-        # Not synced to the disk: after a crash the digest decides whether the file is used.
-        part.replace(final)
-    except OSError as error:
-        reason = FailureReason.STORAGE_FULL if error.errno in _FULL else FailureReason.INTERNAL
-        what = f"cannot keep {info.name} in the spool {folder}: {os.strerror(error.errno or 0)}"
-        raise AgentError(reason, f"{client.agent}: {what}: free space there, or check its rights") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return final
 
 
@@ -127,7 +109,9 @@ class _Transfer:
 
 
 def _is_there(path: Path, info: FileInfo) -> bool:
-    if not path.is_file() or path.stat().st_size != info.bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
+    try:
+        with path.open("rb") as file:
+            same_size = os.fstat(file.fileno()).st_size == info.bytes
+            return same_size and hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
+    except OSError:
+        return False  # what is wrong with the spool shows when it is written

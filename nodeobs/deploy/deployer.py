@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeobs.debugpprof import KUBELET
 from nodeobs.deploy.applier import Applier
 from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
@@ -15,7 +16,7 @@ from nodeobs.deploy.drift import stamped
 from nodeobs.deploy.observed import Observed
 from nodeobs.deploy.readiness import Findings
 from nodeobs.deploy.seen import Node
-from nodeobs.deploy.targets import KUBELET, choose
+from nodeobs.deploy.targets import choose
 from nodeobs.errors import ConfigurationError
 from nodeobs.model import NodeObservability, Phase, Run
 from nodeobs.store.base import Store

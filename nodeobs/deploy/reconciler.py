@@ -14,6 +14,8 @@ from typing import Final
 import structlog
 
 from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.via import AGENTS, beyond_kubelet
+from nodeobs.debugpprof import KUBELET
 from nodeobs.deploy.applier import Applier
 from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
@@ -23,7 +25,6 @@ from nodeobs.deploy.deployer import Deployer
 from nodeobs.deploy.observed import Observed
 from nodeobs.deploy.readiness import Findings, overlaps, status_of
 from nodeobs.deploy.seen import Node
-from nodeobs.deploy.targets import KUBELET
 from nodeobs.errors import ConfigurationError, Conflict, NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.metrics import Metrics
@@ -156,8 +157,7 @@ class Reconciler:
             problems.insert(0, "type scripting is not supported: these agents run no scripts")
             targets: tuple[str, ...] = ()
         else:
-            listed = [target.name for target in spec.targets if target.name != KUBELET or target.url or target.socket]
-            problems += [f"target {name} is not profiled: only the kubelet is, via apiServer" for name in listed]
+            problems += [why for _, why in beyond_kubelet(spec)]
             targets = (KUBELET,)
         return Findings(
             selected=selected,
@@ -179,7 +179,7 @@ class Reconciler:
 
 
 def _has_agents(observability: NodeObservability) -> bool:
-    return observability.spec.via == "agents" and observability.spec.type != "scripting"
+    return observability.spec.via == AGENTS and observability.spec.type != "scripting"
 
 
 def _selected(observability: NodeObservability, nodes: Sequence[Node]) -> tuple[Node, ...]:

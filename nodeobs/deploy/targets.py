@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
+from nodeobs.debugpprof import KUBELET
 from nodeobs.deploy.config import DeployConfig
 from nodeobs.model import NodeObservabilitySpec, TargetSpec
 
-KUBELET: Final = "kubelet"
 SOCKETS: Final = {"crio": "/var/run/crio/crio.sock", "containerd": "/run/containerd/debug.sock"}
 """Where each container runtime offers its profiles; the agent looks there by itself."""
 RUNTIMES: Final = {"cri-o": "crio", "containerd": "containerd"}

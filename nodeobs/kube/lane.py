@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _POOL: Final = 64
 _KEEP_SECONDS: Final = 30.0
-_SOCKET_OPTIONS: Final = (
+SOCKET_OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     # A quiet watch whose other end is gone without a word is noticed after 30 s.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -46,7 +46,7 @@ class Lane:
                     max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=_KEEP_SECONDS
                 ),
                 proxy=endpoint.proxy or None,
-                socket_options=_SOCKET_OPTIONS,
+                socket_options=SOCKET_OPTIONS,
             )
             self._http = httpx.Client(
                 base_url=endpoint.server,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from nodeobs.debugpprof import is_timed
 from nodeobs.errors import AgentError
 from nodeobs.model import (
     Collection,
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 LONGEST_TRANSFER: Final = 45.0
 """Seconds beyond the duration after which a profile that is still coming is given up."""
 _WRITE_SIZE: Final = 262_144
-_TIMED: Final = frozenset({ProfileType.CPU, ProfileType.TRACE})
 
 
 class Collecting:
@@ -85,9 +85,9 @@ class Collecting:
 
     async def _profile(self, target: str) -> None:
         mine = [index for index, piece in enumerate(self.collection.pieces) if piece.target == target]
-        await self._together(index for index in mine if self.collection.pieces[index].profile in _TIMED)
+        await self._together(index for index in mine if is_timed(self.collection.pieces[index].profile))
         for index in mine:
-            if self.collection.pieces[index].profile not in _TIMED:
+            if not is_timed(self.collection.pieces[index].profile):
                 await self._take(index)
 
     async def _together(self, pieces: Iterable[int]) -> None:
@@ -118,7 +118,7 @@ class Collecting:
     async def _store(self, target: Target, piece: PieceResult) -> FileInfo:
         name = file_name(piece.target, piece.profile)
         seconds = self.collection.duration_seconds
-        limit = LONGEST_TRANSFER + (seconds if piece.profile in _TIMED else 0)
+        limit = LONGEST_TRANSFER + (seconds if is_timed(piece.profile) else 0)
         part = await in_thread(self._storage.new_file, self.collection.id, name)
         stored = False
         try:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from nodeobs.debugpprof import is_timed, path_of
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason, ProfileType, TargetInfo
 from nodeobs.nodeagent.exchange import Address, Reply, exchange
 from nodeobs.nodeagent.refusals import refusal
 from nodeobs.nodeagent.target_settings import PPROF_PATH, TargetSettings
 
-_PATHS: Final = {kind: "profile" if kind is ProfileType.CPU else kind.value for kind in ProfileType}
 # A pprof profile is gzip; an execution trace begins with the version of Go that wrote it (internal/trace).
 _MAGIC: Final = {kind: b"go 1." if kind is ProfileType.TRACE else b"\x1f\x8b" for kind in ProfileType}
 
@@ -55,10 +55,9 @@ class Target:
         Raises:
             AgentError: why there is no profile.
         """
-        timed = profile in (ProfileType.CPU, ProfileType.TRACE)
-        path = f"{_PATHS[profile]}?seconds={seconds}" if timed else _PATHS[profile]
+        read_timeout = self._timeouts.read + (seconds if is_timed(profile) else 0)
         async with (
-            self._get(path, read_timeout=self._timeouts.read + (seconds if timed else 0)) as reply,
+            self._get(path_of(profile, seconds), read_timeout=read_timeout) as reply,
             contextlib.aclosing(reply.chunks()) as chunks,
         ):
             held = b""

@@ -64,6 +64,15 @@ class Delivery:
             else:
                 return
 
+    def stored(self) -> frozenset[tuple[str, str]]:
+        """Node and name of each file that an earlier driver stored.
+
+        Raises:
+            OutputStoreUnavailable: the output store cannot be asked now.
+        """
+        parts = (entry.name.rpartition("/") for entry in self._outputs.list(self._uid))
+        return frozenset((node, name) for node, _, name in parts)
+
     def salvage(self, outcomes: Iterable[AgentOutcome]) -> tuple[AgentOutcome, ...]:
         """Outcomes with the files added that an earlier driver stored, of agents that have since been lost."""
         stored: defaultdict[str, dict[str, int]] = defaultdict(dict)

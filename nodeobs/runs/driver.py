@@ -1,7 +1,8 @@
 """One Run, carried from claim to finish in a background thread.
 
 Whatever is done here may be cut off at any moment and gone on with by the next leader: starting is idempotent on the
-agents, the manifest is written when all files are stored, and the final status is made from the manifest.
+agents (where there are none, what is not stored is profiled anew), the manifest is written when all files are stored,
+and the final status is made from the manifest.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import structlog
 
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
-from nodeobs.agents.fanout import collect, purge
 from nodeobs.agents.plan import Plan
 from nodeobs.agents.roster import Selection, select
+from nodeobs.agents.via import AGENTS, API_SERVER, NEEDS_CLUSTER
+from nodeobs.agents.ways import ByAgents, Way
 from nodeobs.errors import NotFound, OutputError, StoreUnavailable
 from nodeobs.model import AgentRef, DriverClaim, NodeObservability, Phase, Run, RunStatus, replace
 from nodeobs.outputs.manifest import Manifest
@@ -63,8 +65,14 @@ class Surroundings:
     now: Callable[[], datetime]
     settling_seconds: float = 0.0
     """After its creation a NodeObservability is waited for so long until its agents are ready."""
+    node_proxy: Way | None = None
+    """How kubelets are asked without agents; None: not in this mode."""
     recorder: Recorder | None = None
     """Where Events about Runs go; None: nowhere."""
+
+    def way(self, via: str) -> Way | None:
+        """How profiles come here where a NodeObservability's ``spec.via`` says so; None: not in this mode."""
+        return {AGENTS: ByAgents(self.agents, self.connector), API_SERVER: self.node_proxy}[via]
 
     def announce(self, run: Run, announcement: Announcement) -> None:
         """Record an Event."""
@@ -77,6 +85,7 @@ class Driver:
 
     def __init__(self, run: Run, *, around: Surroundings, claim: DriverClaim) -> None:
         self.manifest: Manifest | None = None
+        self._way: Way | None = None
         self._around = around
         self._claim = claim
         self._claimed = ClaimedRun(run, store=around.store, claim=claim, now=around.now)
@@ -122,10 +131,10 @@ class Driver:
             manifest = self._find_manifest()
             if manifest is None:
                 parent = self._parent()
-                if parent is None and self.run.status.phase is Phase.PENDING:
-                    name = self.run.spec.node_observability_ref.name
-                    return self.fail(f"the NodeObservability {name!r} was deleted", reason="MissingNodeObservability")
-                manifest = self._collect_and_store(parent)
+                self._way = way = self._around.way(self._via(parent))
+                if way is None or (parent is None and self.run.status.phase is Phase.PENDING):
+                    return self._impossible(parent)
+                manifest = self._collect_and_store(parent, way)
         except OutputError as error:
             return self._cancelled(f"cancelled while its output could not be stored: {error}")
         except StoreUnavailable as error:
@@ -143,10 +152,12 @@ class Driver:
         """After the finish: let the agents drop their copies now that ours are stored; theirs expire anyway."""
         names = results.to_purge(self.manifest) if self.manifest else frozenset()
         shutil.rmtree(self._spool, ignore_errors=True)
+        way = self._way or self._around.way(self._via(None))
+        if way is None or not names:
+            return
         with suppress(asyncio.CancelledError):
-            roster = self._around.agents(self.run.spec.node_observability_ref.name)
-            agents = [agent for agent in roster if agent.name in names]
-            self._run(purge(agents, self.run.metadata.uid, connector=self._around.connector))
+            roster = way.roster(self.run.spec.node_observability_ref.name)
+            self._run(way.purge([agent for agent in roster if agent.name in names], self.run.metadata.uid))
 
     def _find_manifest(self) -> Manifest | None:
         """Manifest that an earlier driver wrote before it was cut off: then only the status is missing."""
@@ -154,13 +165,25 @@ class Driver:
             return None
         return self._claimed.until_possible(lambda: self._around.outputs.read_manifest(self.run.metadata.uid))
 
-    def _collect_and_store(self, parent: NodeObservability | None) -> Manifest:
+    def _impossible(self, parent: NodeObservability | None) -> Ending:
+        name = self.run.spec.node_observability_ref.name
+        if parent is None:
+            return self.fail(f"the NodeObservability {name!r} was deleted", reason="MissingNodeObservability")
+        return self.fail(f"the NodeObservability {name!r}: {NEEDS_CLUSTER}", reason="Invalid")
+
+    def _via(self, parent: NodeObservability | None) -> str:
+        """As its NodeObservability says; a Run that has begun goes on as it began, where only agents have addresses."""
+        if begun := self.run.status.agents:
+            return AGENTS if any(agent.ip for agent in begun) else API_SERVER
+        return parent.spec.via if parent is not None else AGENTS
+
+    def _collect_and_store(self, parent: NodeObservability | None, way: Way) -> Manifest:
         around, uid = self._around, self.run.metadata.uid
         recovering = self.run.status.phase is not Phase.PENDING
         name = self.run.spec.node_observability_ref.name
         if not recovering and parent is not None:
             self._claimed.until_possible(lambda: self._check_settled(name), hindrance="waiting for the agents")
-        roster = self._claimed.until_possible(lambda: around.agents(name), hindrance="cannot find the agents")
+        roster = self._claimed.until_possible(lambda: way.roster(name), hindrance="cannot find the agents")
         selection = self._earlier_selection(roster) if recovering else self._select(parent, roster)
         self._claim_run(selection, parent)
         if not recovering:
@@ -168,8 +191,9 @@ class Driver:
         self._remember_alerts()
         log.info("run claimed", run=self.run.key, uid=uid, agents=len(selection.agents), recovering=recovering)
         delivery = Delivery(around.outputs, uid, spool=self._spool)
-        plan = self._plan(parent, recovering=recovering)
-        outcomes = (*self._run(self._collect(selection.agents, plan, delivery)), *selection.missing)
+        stored = self._claimed.until_possible(delivery.stored) if recovering else frozenset()
+        plan = self._plan(parent, recovering=recovering, stored=stored)
+        outcomes = (*self._run(self._collect(way, selection.agents, plan, delivery)), *selection.missing)
         if recovering:
             outcomes = self._claimed.until_possible(lambda: delivery.salvage(outcomes))
         merged = self._claimed.until_possible(lambda: delivery.merge(outcomes, stop=self._claimed.handed_over))
@@ -224,7 +248,7 @@ class Driver:
         failed = [results.earlier_failure(agent) for agent in status.failed_agents]
         return Selection(agents=tuple(roster[agent.name] for agent in taking_part), missing=(*failed, *lost))
 
-    def _plan(self, parent: NodeObservability | None, *, recovering: bool) -> Plan:
+    def _plan(self, parent: NodeObservability | None, *, recovering: bool, stored: frozenset[tuple[str, str]]) -> Plan:
         spec = self.run.spec
         listed = tuple(target.name for target in parent.spec.targets) if parent else ()
         return Plan(
@@ -233,18 +257,20 @@ class Driver:
             profiles=spec.profiles,
             duration_seconds=spec.duration_seconds,
             recovering=recovering,
+            stored=stored,
         )
 
-    async def _collect(self, agents: Sequence[Agent], plan: Plan, delivery: Delivery) -> tuple[AgentOutcome, ...]:
+    async def _collect(
+        self, way: Way, agents: Sequence[Agent], plan: Plan, delivery: Delivery
+    ) -> tuple[AgentOutcome, ...]:
         cancelled = asyncio.Event()
         with self._lock:
             self._cancel_event = cancelled
             if self._claimed.cancelled:
                 cancelled.set()
-        return await collect(
+        return await way.collect(
             agents,
             plan,
-            connector=self._around.connector,
             spool=delivery.spool,
             sink=delivery.accept,
             deadline_seconds=plan.duration_seconds + self._around.grace_seconds,

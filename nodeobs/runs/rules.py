@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from nodeobs.agents.via import AGENTS, API_SERVER, EVERY_VIA, NEEDS_CLUSTER, beyond_kubelet
+from nodeobs.debugpprof import KUBELET
 from nodeobs.errors import (
     InvalidInput,
     MissingNodeObservability,
@@ -25,8 +27,10 @@ _CHANGEABLE: Final = ("cancel", "ttlSecondsAfterFinished")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def admit(run: Run, *, now: Callable[[], datetime]) -> Admit:
+def admit(run: Run, *, now: Callable[[], datetime], vias: Container[str] = EVERY_VIA) -> Admit:
     """Make the check that a store asks within the transaction that creates ``run``.
+
+    ``vias`` are the ways by which profiles can come in this mode.
 
     Raises (when it is asked):
         InvalidInput, MissingNodeObservability, UnknownTarget: the Run cannot mean what it says.
@@ -35,7 +39,7 @@ def admit(run: Run, *, now: Callable[[], datetime]) -> Admit:
 
     def check(reader: Reader) -> None:
         check_run(run.spec)
-        may_exist(run, observability=_find(reader, run.spec.node_observability_ref.name))
+        may_exist(run, observability=_find(reader, run.spec.node_observability_ref.name), vias=vias)
         may_start(run, runs=reader.list(Run, unfinished=True), now=now())
 
     return check
@@ -52,12 +56,17 @@ def check_run(spec: RunSpec) -> None:
             raise InvalidInput("must not hold anything twice", pointer=f"/spec/{field}")
 
 
-def check_observability(spec: NodeObservabilitySpec) -> None:
-    """Check what the bounds of a NodeObservability's spec do not say.
+def check_observability(spec: NodeObservabilitySpec, *, vias: Container[str] = EVERY_VIA) -> None:
+    """Check what the bounds of a NodeObservability's spec do not say; ``vias`` as in :func:`admit`.
 
     Raises:
-        InvalidInput: two targets have one name, or a target has a URL that cannot be asked, or a socket as well.
+        InvalidInput: two targets have one name, or a target has a URL that cannot be asked, or a socket as well; or
+            what it says of ``via`` is not possible, or not with its targets.
     """
+    if spec.via not in vias:
+        raise InvalidInput(NEEDS_CLUSTER, pointer="/spec/via")
+    for index, why in beyond_kubelet(spec):
+        raise InvalidInput(f"{why}; leave it out, or profile by agents", pointer=f"/spec/targets/{index}")
     seen: set[str] = set()
     for index, target in enumerate(spec.targets):
         where = f"/spec/targets/{index}"
@@ -74,8 +83,6 @@ def unsupported(spec: NodeObservabilitySpec) -> Iterator[tuple[str, str]]:
     """Fields, and their values, that are stored and that nothing acts on: no Run can be created on such."""
     if spec.type != "crio-kubelet":
         yield "spec.type", spec.type
-    if spec.via != "agents":
-        yield "spec.via", spec.via
 
 
 def awaited(observability: NodeObservability, *, now: datetime, seconds: float) -> str:
@@ -85,7 +92,7 @@ def awaited(observability: NodeObservability, *, now: datetime, seconds: float) 
     Run is about.
     """
     created = observability.metadata.creation_timestamp
-    if created is None or (now - created).total_seconds() >= seconds:
+    if observability.spec.via != AGENTS or created is None or (now - created).total_seconds() >= seconds:
         return ""
     ready = next((one for one in observability.status.conditions if one.type == "Ready"), None)
     if ready is None or observability.status.observed_generation < observability.metadata.generation:
@@ -111,8 +118,8 @@ def may_change(spec: RunSpec, *, old: RunSpec) -> None:
             )
 
 
-def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
-    """Check a Run against the NodeObservability that it refers to.
+def may_exist(run: Run, *, observability: NodeObservability | None, vias: Container[str] = EVERY_VIA) -> None:
+    """Check a Run against the NodeObservability that it refers to; ``vias`` as in :func:`admit`.
 
     Raises:
         MissingNodeObservability: there is none of that name, or it is being deleted.
@@ -132,15 +139,27 @@ def may_exist(run: Run, *, observability: NodeObservability | None) -> None:
     for field, value in unsupported(observability.spec):
         raise InvalidInput(
             f"the NodeObservability {ref.name!r} has {field} {value!r}, which nothing acts on in this version of "
-            "nodeobs: refer to one of type 'crio-kubelet' via 'agents'",
+            "nodeobs: refer to one of type 'crio-kubelet'",
             pointer="/spec/nodeObservabilityRef/name",
         )
+    if observability.spec.via not in vias:
+        raise InvalidInput(
+            f"the NodeObservability {ref.name!r}: {NEEDS_CLUSTER}", pointer="/spec/nodeObservabilityRef/name"
+        )
+    _check_targets(run, observability)
+
+
+def _check_targets(run: Run, observability: NodeObservability) -> None:
+    via, name = observability.spec.via, observability.metadata.name
     known = {target.name for target in observability.spec.targets} or set(observability.status.targets)
+    if via == API_SERVER:
+        known = {KUBELET}
     unknown = [target for target in run.spec.targets if target not in known]
     if known and unknown:
         listed = ", ".join(sorted(known))
+        only = ": only the kubelet is profiled, via apiServer" if via == API_SERVER else ""
         raise UnknownTarget(
-            f"the NodeObservability {ref.name!r} has no target {unknown[0]!r}; its targets are {listed}"
+            f"the NodeObservability {name!r} has no target {unknown[0]!r}; its targets are {listed}{only}"
         )
 
 

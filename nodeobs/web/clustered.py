@@ -11,6 +11,8 @@ from contextlib import ExitStack
 
 import structlog
 
+from nodeobs.agents.endpoints import NodeRoster
+from nodeobs.agents.nodeproxy import NodeProxy
 from nodeobs.kube.certificates import CertificateKeeper
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
@@ -111,6 +113,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         access=ClusterAccess(Reviewer(client)),
         connector=agents.connector,
         agents=agents.agents,
+        node_proxy=NodeProxy(client.credentials, nodes=NodeRoster(client).agents, now=utc_now, randomness=randomness),
         settling_seconds=agents.settling_seconds,
         recorder=recorder,
         admission=admission,

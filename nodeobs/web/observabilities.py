@@ -32,7 +32,7 @@ def create() -> Response:
     """Create one."""
     refuse_unknown_queries()
     document = read_document(NodeObservabilityDocument)
-    check_observability(document.spec)
+    check_observability(document.spec, vias=services().vias)
     stored = services().store.create(_apply(document, None))
     answer = resource_answer(stored, 201)
     answer.location = url_for("observabilities.get", name=stored.metadata.name)
@@ -52,7 +52,7 @@ def put(name: str) -> Response:
     """Replace the spec, labels and annotations; only if unchanged where the version that was read is sent along."""
     refuse_unknown_queries()
     document = read_document(NodeObservabilityDocument)
-    check_observability(document.spec)
+    check_observability(document.spec, vias=services().vias)
     if document.metadata.name != name:
         raise InvalidInput(f"must be {name!r}, as in the URL; nothing can be renamed", pointer="/metadata/name")
     store = services().store

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.via import AGENTS, EVERY_VIA
+from nodeobs.agents.ways import Way
 from nodeobs.runs.announcements import Recorder
 from nodeobs.runs.controller import Leadership
 from nodeobs.store.base import Store
@@ -38,6 +40,8 @@ class Parts:
     agents: Callable[[str], Sequence[Agent]]
     """The nodes and their agents as they are now, by the NodeObservability's name; raises StoreUnavailable where they
     cannot be read."""
+    node_proxy: Way | None = None
+    """How kubelets are asked without agents, where that is possible."""
     settling_seconds: float = 0.0
     """How long after its creation the agents of a NodeObservability are waited for."""
     recorder: Recorder | None = None
@@ -47,3 +51,8 @@ class Parts:
     beside_leading: tuple[Background, ...] = ()
     start: Callable[[ExitStack, threading.Event], None] = _start_nothing
     """Start what every replica runs; the stack ends it."""
+
+    @property
+    def vias(self) -> frozenset[str]:
+        """What a NodeObservability's ``spec.via`` may be in this mode."""
+        return frozenset({AGENTS}) if self.node_proxy is None else EVERY_VIA

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from flask import current_app
 
+from nodeobs.agents.via import EVERY_VIA
 from nodeobs.metrics import Metrics
 from nodeobs.model import Run
 from nodeobs.outputs.store import OutputStore
@@ -45,6 +46,8 @@ class Services:
     """Random end of a generated name: lower-case letters and digits."""
     drive: Callable[[threading.Event], None]
     """Carries Runs until the event is set; the server gives it a thread of its own."""
+    vias: Container[str] = EVERY_VIA
+    """The ways by which profiles can come in this mode: what a NodeObservability's ``spec.via`` may be."""
     admission: Admission | None = None
     """In a cluster: what the API server asks; the webhooks are there only then."""
     profiler: SelfProfiler = field(default_factory=SelfProfiler)

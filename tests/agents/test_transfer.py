@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeobs.agents.transfer import ATTEMPTS, MAX_FILE_BYTES
+from nodeobs.agents.spool import MAX_FILE_BYTES
+from nodeobs.agents.transfer import ATTEMPTS
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason, PieceState
 from tests.agents.driving import PAST, Drive, quick

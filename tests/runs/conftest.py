@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.ways import Way
 from nodeobs.metrics import Metrics
-from nodeobs.model import DriverClaim, Run, replace
+from nodeobs.model import DriverClaim, NodeObservability, Run, replace
 from nodeobs.outputs.retention import Policy
 from nodeobs.outputs.store import OutputStore
 from nodeobs.runs.controller import Controller
@@ -49,6 +50,7 @@ class World:
         self.metrics = Metrics(self.registry)
         self.fleet = FleetThread([])
         self.history = History(keep=100)
+        self.node_proxy: Way | None = None
         self.store.create(make_observability())
 
     def agents(self, *behaviours: Behaviour) -> FleetThread:
@@ -69,6 +71,7 @@ class World:
             spool=self.spool,
             grace_seconds=grace,
             settling_seconds=settling,
+            node_proxy=self.node_proxy,
             now=now,
         )
 
@@ -131,6 +134,11 @@ class World:
         """Write attributes of the Run's spec, as a user does."""
         found = self.get(run)
         return self.store.update(replace(found, spec=replace(found.spec, **attributes)))
+
+    def change_observability(self, name: str, **attributes: object) -> None:
+        """Write attributes of a NodeObservability's spec."""
+        found = self.store.get(NodeObservability, name)
+        self.store.update(replace(found, spec=replace(found.spec, **attributes)))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeobs.errors import InvalidInput, MissingNodeObservability, RunInProgress, UnknownTarget
-from nodeobs.model import Condition, NodeObservability, NodeObservabilityRef, Phase, Run, replace
-from nodeobs.runs.rules import awaited, may_exist, may_start, settle
+from nodeobs.model import (
+    Condition,
+    NodeObservability,
+    NodeObservabilityRef,
+    NodeObservabilitySpec,
+    Phase,
+    Run,
+    TargetSpec,
+    replace,
+)
+from nodeobs.runs.rules import awaited, check_observability, may_exist, may_start, settle
 from tests.builders import START, make_observability, make_run
 
 GOING = [phase for phase in Phase if not phase.final]
@@ -72,13 +81,38 @@ def test_the_reference_must_be_of_the_parents_type() -> None:
     assert refusal.value.pointer == "/spec/nodeObservabilityRef/type"
 
 
-@pytest.mark.parametrize(
-    ("spec", "word"), [({"type": "scripting"}, "spec.type 'scripting'"), ({"via": "apiServer"}, "spec.via 'apiServer'")]
-)
-def test_nothing_starts_on_what_nothing_acts_on(spec: dict[str, Any], word: str) -> None:
-    with pytest.raises(InvalidInput, match=f"'cluster' has {word}, which nothing acts on") as refusal:
-        may_exist(make_run(), observability=make_observability(**spec))
+def test_nothing_starts_on_what_nothing_acts_on() -> None:
+    with pytest.raises(InvalidInput, match=r"'cluster' has spec\.type 'scripting', which nothing acts on") as refusal:
+        may_exist(make_run(), observability=make_observability(type="scripting"))
     assert refusal.value.pointer == "/spec/nodeObservabilityRef/name"
+
+
+def test_via_the_api_server_there_is_the_kubelet_only_whatever_is_listed() -> None:
+    listed = make_observability("cluster", "kubelet", "crio", via="apiServer")
+    may_exist(make_run(targets=("kubelet",)), observability=listed)
+    with pytest.raises(UnknownTarget, match="its targets are kubelet: only the kubelet is profiled, via apiServer"):
+        may_exist(make_run(targets=("crio",)), observability=listed)
+
+
+@pytest.mark.parametrize("address", [{"url": "https://h/debug/pprof"}, {"socket": "/run/x"}])
+def test_via_the_api_server_the_kubelet_has_no_address_of_its_own(address: dict[str, str]) -> None:
+    targets = (TargetSpec(name="kubelet", **address),)
+    check_observability(NodeObservabilitySpec(targets=targets))
+    with pytest.raises(InvalidInput, match="target kubelet may have no address") as refusal:
+        check_observability(NodeObservabilitySpec(targets=targets, via="apiServer"))
+    assert refusal.value.pointer == "/spec/targets/0"
+
+
+def test_what_is_not_possible_in_this_mode_starts_nothing() -> None:
+    with pytest.raises(InvalidInput, match="'cluster': via 'apiServer' needs a cluster") as refusal:
+        may_exist(make_run(), observability=make_observability(via="apiServer"), vias=["agents"])
+    assert refusal.value.pointer == "/spec/nodeObservabilityRef/name"
+
+
+def test_without_agents_there_is_nothing_to_wait_for() -> None:
+    made = make_observability(via="apiServer")
+    made = replace(made, metadata=replace(made.metadata, creation_timestamp=START))
+    assert awaited(made, now=START, seconds=120) == ""
 
 
 def test_a_claimed_run_stays_and_the_oldest_pending_one_goes_first() -> None:

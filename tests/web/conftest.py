@@ -14,6 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 
+from nodeobs.agents.via import AGENTS
 from nodeobs.metrics import Metrics
 from nodeobs.model import NodeObservability, Phase, Run, RunStatus, replace
 from nodeobs.outputs.store import OutputStore
@@ -49,7 +50,8 @@ def services(tmp_path: Path, triggers_file: Path) -> Iterator[Services]:
         metrics=metrics,
         rules=RulesFile(triggers_file, metrics=metrics),
         access=LocalAccess(),
-        admit=partial(admit, now=now),
+        admit=partial(admit, now=now, vias=[AGENTS]),
+        vias=[AGENTS],
         now=now,
         suffix=lambda: f"{next(numbers):08x}",
         drive=lambda stop: None,

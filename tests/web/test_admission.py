@@ -360,14 +360,27 @@ def test_what_is_odd_is_allowed_with_a_warning(world: World) -> None:
     assert "unencrypted" in world.ask(question(plain))["warnings"][0]
 
 
-@pytest.mark.parametrize("spec", [{"type": "scripting"}, {"via": "apiServer"}])
-def test_what_nothing_acts_on_is_stored_with_a_warning_and_takes_no_run(world: World, spec: dict[str, str]) -> None:
-    observability = make_observability(**spec)
+def test_what_nothing_acts_on_is_stored_with_a_warning_and_takes_no_run(world: World) -> None:
+    observability = make_observability(type="scripting")
     (warning,) = world.ask(question(observability))["warnings"]
     assert "nothing acts on it" in warning
     world.know(observability)
     status = world.denies(question(make_run()), 422, "Invalid", "Invalid")
     assert status["details"]["causes"][0]["field"] == "spec.nodeObservabilityRef.name"
+
+
+def test_via_the_api_server_only_the_kubelet_can_be_named(world: World) -> None:
+    world.allows(question(make_observability("cluster", "kubelet", via="apiServer")))
+    status = world.denies(
+        question(make_observability("cluster", "kubelet", "crio", via="apiServer")), 422, "Invalid", "Invalid"
+    )
+    assert status["details"]["causes"][0]["field"] == "spec.targets[1]"
+    words = "target crio is not profiled: only the kubelet is, via apiServer; leave it out, or profile by agents"
+    assert words in status["message"]
+    world.know(make_observability(via="apiServer"))
+    world.allows(question(make_run(targets=("kubelet",))))
+    status = world.denies(question(make_run(targets=("crio",))), 422, "Invalid", "UnknownTarget")
+    assert "no target 'crio'; its targets are kubelet: only the kubelet is profiled, via apiServer" in status["message"]
 
 
 @pytest.mark.usefixtures("cluster")

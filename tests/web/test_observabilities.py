@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from nodeobs.model import NodeObservability, Run, decode_json
+from nodeobs.model import NodeObservability, NodeObservabilitySpec, Run, decode_json, replace
+from nodeobs.settings import Settings
+from nodeobs.web import create_app
+from nodeobs.web.composition import build
 from nodeobs.web.services import Services
 from tests.web.support import OBSERVABILITIES, assert_problem, make_observability, make_run
 
@@ -50,7 +54,24 @@ def test_the_version_may_be_given_by_if_match(client: FlaskClient, observability
     assert client.put(ONE, json=body(type="scripting"), headers={"If-Match": tag}).status_code == 200
     assert_problem(client.put(ONE, json=body(), headers={"If-Match": tag}), 409)
     assert client.put(ONE, json=body(), headers={"If-Match": "*"}).status_code == 200
-    assert client.put(ONE, json=body(via="apiServer")).status_code == 200
+
+
+def test_a_service_by_itself_has_agents_only(client: FlaskClient, services: Services) -> None:
+    words = "needs a cluster, and this service runs by itself (mode standalone): only 'agents' is possible here"
+    assert_problem(client.post(OBSERVABILITIES, json=body(via="apiServer")), 422, words)
+    old = make_observability()
+    services.store.create(replace(old, spec=replace(old.spec, via="apiServer")))  # as an earlier version let pass
+    run = {"metadata": {"name": "first"}, "spec": {"nodeObservabilityRef": {"name": "cluster"}}}
+    assert_problem(client.post("/api/v1/runs", json=run), 422, f"'cluster': via 'apiServer' {words}")
+
+
+def test_the_service_is_composed_so(tmp_path: Path) -> None:
+    made = build(Settings.load({"NODEOBS_DATA_DIR": str(tmp_path / "data")}))
+    client = create_app(made).test_client()
+    assert_problem(client.post(OBSERVABILITIES, json=body("other", via="apiServer")), 422, "needs a cluster")
+    made.store.create(replace(make_observability("old"), spec=NodeObservabilitySpec(via="apiServer")))
+    run = {"metadata": {"name": "first"}, "spec": {"nodeObservabilityRef": {"name": "old"}}}
+    assert_problem(client.post("/api/v1/runs", json=run), 422, "needs a cluster")
 
 
 def test_nothing_is_renamed_or_created_by_put(client: FlaskClient, observability: NodeObservability) -> None:
@@ -78,6 +99,7 @@ def test_delete(client: FlaskClient, services: Services, finished: Run) -> None:
         ({"targets": [{"name": "../a"}]}, "/spec/targets/0/name"),
         ({"targets": [{"name": "a", "socket": "relative"}]}, "/spec/targets/0/socket"),
         ({"type": "other"}, "/spec/type"),
+        ({"via": "apiServer"}, "/spec/via"),
         ({"nodeselector": {}}, "/spec/nodeselector"),
     ],
 )
