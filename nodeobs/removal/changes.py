@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MANAGER: Final = "nodeobs-uninstall"
+"""Field manager of what is changed in definitions and in the Deployment's number of replicas."""
 
 
 class Action(enum.StrEnum):

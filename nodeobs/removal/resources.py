@@ -18,13 +18,11 @@ from nodeobs.kube.paths import RUNS, ResourcePath
 from nodeobs.kube.publication import DEFINITIONS
 from nodeobs.kube.watch import list_pages
 from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
-from nodeobs.removal.changes import Action, Changes
+from nodeobs.removal.changes import MANAGER, Action, Changes
 from nodeobs.runs import results
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
 
-MANAGER: Final = "nodeobs-uninstall"
-"""Field manager of what is changed in the definitions; it owns nothing afterwards."""
 MACHINE_CONFIGS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
 
 _JSON_PATCH: Final = "application/json-patch+json"

@@ -14,7 +14,7 @@ from nodeobs.kube.lease import LEASES, Lease, LeaseSpec
 from nodeobs.kube.paths import PODS, RUNS, ResourcePath
 from nodeobs.kube.rbac import SERVICE
 from nodeobs.model import Run
-from nodeobs.removal.changes import Action, Changes
+from nodeobs.removal.changes import MANAGER, Action, Changes
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
 
@@ -162,7 +162,8 @@ class Stopping:
 
     def _scale(self) -> None:
         path = DEPLOYMENTS.item(SERVICE, self._namespace, subresource="scale")
-        self._client.request("PATCH", path, {"spec": {"replicas": 0}}, content_type=MERGE_PATCH)
+        params = {"fieldManager": MANAGER}
+        self._client.request("PATCH", path, {"spec": {"replicas": 0}}, params=params, content_type=MERGE_PATCH)
 
     def _wait_for_pods(self, deployment: _Deployment) -> None:
         labels = deployment.spec.selector.match_labels or {}
