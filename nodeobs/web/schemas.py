@@ -12,7 +12,10 @@ from nodeobs.model import API_VERSION, NodeObservability, Run
 PROBLEM: Final = "Problem"
 
 _REQUESTS: Final = ("NewRun", "NewRunMetadata", "NewRunSpec", "NodeObservabilityDocument", "ClusterScopedMetadata")
-_ALSO_STRICT: Final = ("NodeObservabilitySpec", "TargetSpec", "NodeObservabilityRef", "OwnerReference")
+_ALSO_STRICT: Final = (
+    *("NodeObservabilitySpec", "TargetSpec", "Toleration", "ResourceAmounts"),
+    *("NodeObservabilityRef", "OwnerReference"),
+)
 
 
 def components(kinds: Iterable[type]) -> dict[str, Any]:
