@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.targets import Targets
-from nodeobs.model import NodeObservabilitySpec, to_builtins
+from nodeobs.model import NodeObservabilitySpec, Toleration, to_builtins
 
 Json = dict[str, Any]
 
@@ -37,7 +37,7 @@ def daemon_set(
     pod: Json = {
         "serviceAccountName": metadata["name"],
         "nodeSelector": node_selector(spec),
-        "tolerations": [to_builtins(toleration) for toleration in spec.tolerations],
+        "tolerations": [_given(toleration) for toleration in spec.tolerations],
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         # The variables of Services are not for a program that reads its settings from the environment.
         "enableServiceLinks": False,
@@ -61,6 +61,11 @@ def daemon_set(
             "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
         },
     }
+
+
+def _given(toleration: Toleration) -> Json:
+    """What is not empty: the API server has no empty fields, and so would not show ours."""
+    return {key: value for key, value in to_builtins(toleration).items() if value not in ("", None)}
 
 
 def node_selector(spec: NodeObservabilitySpec) -> dict[str, str]:

@@ -78,6 +78,9 @@ class _Translation:
         schema = {key: value for key, value in given.items() if key not in ("title", "propertyNames")}
         if schema.get("default", "") is None:
             del schema["default"]
+        if isinstance(schema.get("default"), list):
+            # Of each item what is not empty: the API server fills in the rest.
+            schema["default"] = [_not_empty(item) for item in schema["default"]]
         return schema | self._details(given)
 
     def _details(self, given: Schema) -> Schema:
@@ -99,6 +102,10 @@ class _Translation:
             details |= {"additionalProperties": self._value(given["additionalProperties"])}
             details |= {"x-kubernetes-map-type": "atomic", **_key_rule(given.get("propertyNames", {}))}
         return details
+
+
+def _not_empty(item: Any) -> Any:
+    return {key: value for key, value in item.items() if value not in ("", None)} if isinstance(item, dict) else item
 
 
 def _key_rule(names: Schema) -> Schema:

@@ -128,7 +128,7 @@ class TargetSpec(Document, frozen=True, kw_only=True):
     """Path of a unix socket on the node that offers ``/debug/pprof``."""
 
 
-class Toleration(Document, frozen=True, kw_only=True, omit_defaults=True):
+class Toleration(Document, frozen=True, kw_only=True):
     """A taint that an agent's pod tolerates (core/v1 Toleration)."""
 
     key: Annotated[str, Meta(max_length=317)] = ""

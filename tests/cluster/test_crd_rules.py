@@ -173,7 +173,17 @@ def test_upstreams_requirements(admin: KubeClient) -> None:
     with pytest.raises(InvalidInput, match=r"spec\.type: Required value"):
         old.create({"nodeSelector": {}})
     oldest = Objects(admin, NodeObservability.KIND, "v1alpha1", "").create({"labels": {"a": "b"}})
-    assert oldest["spec"] == {"labels": {"a": "b"}, "type": "crio-kubelet", "targets": [], "via": "agents"}
+    filled = {"labels": {"a": "b"}, "type": "crio-kubelet", "targets": [], "via": "agents"}
+    assert {name: oldest["spec"][name] for name in filled} == filled
+    assert "nodeSelector" not in oldest["spec"]
+
+
+def test_a_toleration_of_everything_is_said_so(admin: KubeClient) -> None:
+    observabilities = Objects(admin, NodeObservability.KIND, "v1beta1", "")
+    with pytest.raises(InvalidInput, match="its operator must be Exists"):
+        observabilities.create({"tolerations": [{"effect": "NoSchedule"}]})
+    with pytest.raises(InvalidInput, match=r"spec\.resources\.limits\.memory"):
+        observabilities.create({"resources": {"limits": {"memory": "much"}}})
 
 
 def test_what_no_schema_has_is_pruned(runs: Objects) -> None:

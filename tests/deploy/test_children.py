@@ -192,7 +192,8 @@ def test_what_whoever_installs_decides_is_in_the_daemon_set() -> None:
 
 
 def test_what_the_nodeobservability_says_of_its_agents_is_in_the_daemon_set() -> None:
-    tolerations = [{"key": "a", "operator": "Exists"}, {"key": "b", "value": "c", "tolerationSeconds": 5}]
+    equal = {"key": "b", "operator": "Equal", "value": "c", "tolerationSeconds": 5}
+    tolerations = [{"key": "a", "operator": "Exists"}, equal]
     children = made(
         nodeSelector={"role": "worker"},
         priorityClassName="system-node-critical",
