@@ -63,6 +63,9 @@ def without_rules(schema: dict[str, Any]) -> dict[str, Any]:
         target = spec["targets"]["items"]["properties"]
         target["url"] = {"type": "string", "enum": ["http://x", "https://$(NODE_IP):2379/debug/pprof"]}
         del target["socket"]
+        toleration = spec["tolerations"]["items"]
+        toleration["properties"]["operator"]["enum"] = ["Exists"]
+        toleration["required"] = ["operator"]
     return narrowed
 
 
