@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 
-.PHONY: help demo test test-fast lint format bench requirements image chart cluster-tools cluster cluster-image cluster-down clean
+.PHONY: help demo demo-cluster test test-fast lint format bench requirements image chart cluster-tools cluster cluster-image cluster-down clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ chart: $(VENV)/.development ## write what the chart has from the code: definitio
 
 cluster-tools: $(VENV)/.development ## the programs of Kubernetes, into a cache outside the clone (ten minutes, once)
 	@$(BIN)/python -m tests.lab tools
+
+demo-cluster: cluster-tools ## the same in a real cluster of three nodes on this machine; needs root and Linux
+	@$(BIN)/python -m tests.chart.demo
 
 N ?= 3
 cluster: $(VENV)/.development ## a real cluster of N=3 nodes on this machine, to play with; needs root and Linux
