@@ -82,10 +82,12 @@ class Metrics:
         )
         self.agent_collections = Counter(
             "nodeobs_agent_collections_total",
-            "Profiles asked of agents, by target and outcome.",
+            "Profiles asked of agents, by target (empty: an agent that told none) and outcome.",
             ["target", "result", "reason"],
             registry=registry,
         )
+        for reason in FailureReason:
+            self.agent_collections.labels("", "failure", reason.value)
         self.agent_collection_duration = Histogram(
             "nodeobs_agent_collection_duration_seconds",
             "Time an agent took for one profile.",

@@ -77,6 +77,9 @@ class RunExporter:
             seconds = (status.finished_timestamp - status.start_timestamp).total_seconds()
             self._metrics.run_duration.observe(max(0.0, seconds))
         for node in manifest.nodes if manifest else ():
+            if node.reason is not None and not node.pieces:
+                # It failed before it could say what its targets are.
+                self._metrics.agent_collections.labels("", "failure", node.reason.value).inc()
             for piece in node.pieces:
                 target = self._target(piece.target)
                 result, reason = ("failure", piece.reason.value) if piece.reason else ("success", "")

@@ -66,6 +66,16 @@ def test_a_finished_run_is_counted_with_its_pieces(registry: CollectorRegistry, 
     assert value("nodeobs_last_output_timestamp_seconds", CLUSTER) == START.timestamp()
 
 
+def test_a_node_that_failed_before_it_told_its_targets_is_counted(
+    registry: CollectorRegistry, exporter: RunExporter
+) -> None:
+    series = {"target": "", "result": "failure", "reason": "Unreachable"}
+    assert registry.get_sample_value("nodeobs_agent_collections_total", series) == 0, "so that the first is an increase"
+    gone = NodeResult(name="node-2", reason=FailureReason.UNREACHABLE)
+    exporter.count(finished("r1"), replace(manifest(), nodes=(gone,)))
+    assert registry.get_sample_value("nodeobs_agent_collections_total", series) == 1
+
+
 def test_what_happened_last_is_rebuilt_from_the_store(registry: CollectorRegistry, exporter: RunExporter) -> None:
     runs = [
         finished("newest", age=1, phase=Phase.FAILED, size=0, failed=3),

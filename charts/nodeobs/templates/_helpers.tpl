@@ -123,6 +123,9 @@ imagePullSecrets:
 {{- if and .Values.image.tag .Values.image.digest }}
 {{- fail "image.tag and image.digest are two answers to one question: set one of them" }}
 {{- end }}
+{{- if and .Values.prometheusRule.enabled (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule")) }}
+{{- fail "prometheusRule.enabled needs the resource PrometheusRule of Prometheus' operator, which this cluster does not have: install that first, or leave it false (helm template: --api-versions monitoring.coreos.com/v1/PrometheusRule)" }}
+{{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}
 {{- fail "metrics.serviceMonitor.enabled needs the resource ServiceMonitor of Prometheus' operator, which this cluster does not have: install that first, or leave it false (helm template: --api-versions monitoring.coreos.com/v1/ServiceMonitor)" }}
 {{- end }}
