@@ -12,7 +12,9 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -37,6 +39,8 @@ from nodeobs.selfprofile import SelfProfiler
 logger = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 1.0
+"""uvicorn's Date header is as old as that."""
 _THREADS: Final = 4
 _BACKLOG: Final = 2048
 _TLS_BUFFER: Final = 32_768
@@ -124,6 +128,21 @@ class _Listener(Server):
         )
         super().__init__(config)
         self._application = application
+        self._told = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Until a signal comes. uvicorn would look for one ten times a second: most of what an agent at rest did."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), _TICK_SECONDS)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """In the main thread, between any two of its instructions."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer who waits, end."""
