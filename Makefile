@@ -14,11 +14,14 @@ help: ## what there is
 demo: $(VENV)/.runtime ## an alert becomes a merged profile, on this machine, in a minute
 	@$(BIN)/nodeobs demo
 
+# Most tests wait for something: two processes share them. What one cluster serves stays together.
+TOGETHER := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(VENV)/.development ## every test; those that need a program which is missing are skipped by name
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 test-fast: $(VENV)/.development ## without the slow ones and the real Prometheus, Alertmanager, containerd, Kubernetes
-	$(BIN)/python -m pytest -m "not slow and not integration and not cluster"
+	$(BIN)/python -m pytest $(TOGETHER) -m "not slow and not integration and not cluster"
 
 lint: $(VENV)/.development ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
