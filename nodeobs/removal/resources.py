@@ -14,7 +14,7 @@ from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, Sto
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
 from nodeobs.kube.migration import STORAGE_VERSION, Migration
-from nodeobs.kube.paths import RUNS, ResourcePath
+from nodeobs.kube.paths import MACHINE_CONFIGS, RUNS, ResourcePath
 from nodeobs.kube.publication import DEFINITIONS
 from nodeobs.kube.watch import list_pages
 from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
@@ -22,8 +22,6 @@ from nodeobs.removal.changes import MANAGER, Action, Changes
 from nodeobs.runs import results
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
-
-MACHINE_CONFIGS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
 
 _JSON_PATCH: Final = "application/json-patch+json"
 _MERGE_PATCH: Final = "application/merge-patch+json"
