@@ -1,4 +1,4 @@
-"""The leader's part: NodeObservabilityMachineConfigs turn CRI-O's profiling on and off, and say how far that has come."""
+"""The leader's part: NodeObservabilityMachineConfigs turn CRI-O's profiling on and off, and say how far that is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace as change
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -140,7 +141,7 @@ class _Rounds:
             if self._stop.is_set():
                 break
             problem = self._applier.attempt(
-                ("Node", machine.name), f"label {on}", lambda machine=machine: self._write_label(machine, on=on)
+                ("Node", machine.name), f"label {on}", partial(self._write_label, machine, on=on)
             )
             problems += [problem] if problem else []
         return problems[:_TOLD]

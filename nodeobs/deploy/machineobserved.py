@@ -1,4 +1,4 @@
-"""NodeObservabilityMachineConfigs and what they change, in memory: the latter only where there is something to change."""
+"""NodeObservabilityMachineConfigs, and what they change, in memory: the latter only where one is to change it."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class _Machinery(NamedTuple):
 class MachinesObserved:
     """Follows them; ``changed`` is called, by other threads, when any of it changes."""
 
-    def __init__(
-        self, client: KubeClient, *, openshift: bool, randomness: Random, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, client: KubeClient, *, openshift: bool, randomness: Random, changed: Callable[[], None]) -> None:
         self._client = client
         self._openshift = openshift
         self._randomness = randomness
@@ -136,9 +134,7 @@ class MachinesObserved:
     def _following(
         self, path: str, read: Callable[[bytes], T], params: Mapping[str, str] | None = None
     ) -> Reflector[T]:
-        return Reflector(
-            self._client, path, read, params=params, randomness=self._randomness, changed=self._changed
-        )
+        return Reflector(self._client, path, read, params=params, randomness=self._randomness, changed=self._changed)
 
 
 def _read_stored(raw: bytes) -> Stored:

@@ -152,8 +152,8 @@ class Pool(msgspec.Struct, frozen=True):
         status = self.status
         paused = ", and is paused: nothing happens until its spec.paused is false" if self.paused else ""
         return (
-            f"MachineConfigPool {self.name} is being rolled out, for which nodes restart: {status.updated_machine_count} "
-            f"of {status.machine_count} nodes are done{paused}"
+            f"MachineConfigPool {self.name} is being rolled out, for which nodes restart: "
+            f"{status.updated_machine_count} of {status.machine_count} nodes are done{paused}"
         )
 
     def has(self, machine_config: str) -> bool:
