@@ -20,7 +20,6 @@ from nodeobs.deploy.machines import (
     NODE_MANAGER,
     PATHS,
     Machine,
-    is_ours,
     machine_config,
     machine_config_pool,
     node_with,
@@ -117,19 +116,19 @@ class _Rounds:
         if not view.held:
             return []
         # The nodes last, so that they restart once: into a pool that has all it is to have.
-        problem = self._applier.keep(machine_config(), view.machine_config, others=())
-        if not problem:
-            problem = self._applier.keep(machine_config_pool(), view.pool.held if view.pool else None, others=())
-        return [problem] if problem else self._label(view.to_label, on=True)
+        for document, made in ((machine_config(), view.machine_config), (machine_config_pool(), view.pool)):
+            if problem := self._applier.keep(document, made and made.unchanged(document), others=()):
+                return [problem]
+        return self._label(view.to_label, on=True)
 
     def _turn_off(self, view: View) -> list[str]:
         """Take away what is not wanted any more; why it cannot be taken away."""
         problems = self._label(view.to_unlabel, on=False)
         if problems or view.asking:
             return problems
-        if view.machine_config is not None and is_ours(view.machine_config):
-            problem = self._applier.remove("MachineConfig", view.machine_config)
-        elif view.pool is not None and is_ours(view.pool.held) and not pool_needed(view):
+        if view.machine_config is not None and view.machine_config.ours:
+            problem = self._applier.remove("MachineConfig", view.machine_config.held)
+        elif view.pool is not None and view.pool.ours and not pool_needed(view):
             problem = self._applier.remove("MachineConfigPool", view.pool.held)
         else:
             return []

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
-from nodeobs.deploy.drift import Held
-from nodeobs.deploy.machines import API_VERSION, LABEL, WORKERS, Machine, Pool, is_ours
+from nodeobs.deploy.machines import API_VERSION, LABEL, WORKERS, Machine, Made, Pool
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.model import GROUP, Condition, MachineConfigStatus, NodeObservabilityMachineConfig, replace
 
@@ -48,7 +47,7 @@ class View:
     """Whether the API server has machine configuration."""
     configs: Sequence[NodeObservabilityMachineConfig] = ()
     machines: Sequence[Machine] = ()
-    machine_config: Held | None = None
+    machine_config: Made | None = None
     pools: Mapping[str, Pool] = field(default_factory=dict)
     problems: Sequence[str] = ()
     """What could not be written."""
@@ -124,9 +123,9 @@ def left(view: View) -> str:
         return f"the label {LABEL} is being taken off {_names(machine.name for machine in view.to_unlabel)}"
     if view.asking:
         return ""
-    if view.machine_config is not None and is_ours(view.machine_config):
+    if view.machine_config is not None and view.machine_config.ours:
         return f"MachineConfig {MACHINE_CONFIG} is being deleted"
-    if view.pool is not None and is_ours(view.pool.held):
+    if view.pool is not None and view.pool.ours:
         return pool_needed(view) or f"MachineConfigPool {MACHINE_POOL} is being deleted"
     return ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +11,18 @@ import msgspec
 
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.machineconfigs import View, asks, is_held
-from nodeobs.deploy.machines import API_VERSION, LABEL, PATHS, Machine, Pool, is_ours, read_machine, read_pool
+from nodeobs.deploy.machines import (
+    API_VERSION,
+    LABEL,
+    PATHS,
+    Machine,
+    Made,
+    Pool,
+    is_ours,
+    read_machine,
+    read_made,
+    read_pool,
+)
 from nodeobs.errors import NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
@@ -43,7 +53,7 @@ class _Machinery(NamedTuple):
     """What is followed once there is something to change."""
 
     nodes: Reflector[Machine]
-    machine_configs: Reflector[Held]
+    machine_configs: Reflector[Made]
     pools: Reflector[Pool]
 
 
@@ -122,9 +132,7 @@ class MachinesObserved:
         named = {"fieldSelector": f"metadata.name={MACHINE_CONFIG}"}
         made = _Machinery(
             nodes=self._following(NODES.collection(), read_machine),
-            machine_configs=self._following(
-                PATHS["MachineConfig"].collection(), partial(decode_json, kind=Held), named
-            ),
+            machine_configs=self._following(PATHS["MachineConfig"].collection(), read_made, named),
             pools=self._following(PATHS["MachineConfigPool"].collection(), read_pool),
         )
         for reflector in made:

@@ -81,12 +81,11 @@ class _PoolStatus(_Read, frozen=True):
     configuration: _Configuration | None = None
 
 
-class _PoolSpec(_Read, frozen=True):
-    paused: bool | None = None
+class _Object(_Read, frozen=True):
+    spec: dict[str, Any] | None = None
 
 
 class _Pool(_Read, frozen=True):
-    spec: _PoolSpec | None = None
     status: _PoolStatus | None = None
 
 
@@ -116,11 +115,26 @@ class Machine(msgspec.Struct, frozen=True):
         return all(self.labels.get(key) == value for key, value in selector.items())
 
 
-class Pool(msgspec.Struct, frozen=True):
-    """A MachineConfigPool."""
+class Made(msgspec.Struct, frozen=True):
+    """A MachineConfig or a pool: ours, or somebody else's of that name."""
 
     held: Held
-    paused: bool
+    spec: Mapping[str, Any]
+
+    @property
+    def ours(self) -> bool:
+        """Whether we made it."""
+        return is_ours(self.held)
+
+    def unchanged(self, document: Json) -> Held | None:
+        """The object, if its spec is what the document says; who owns its fields does not tell of all that is free."""
+        same = all(self.spec.get(key) == value for key, value in document["spec"].items())
+        return self.held if same else None
+
+
+class Pool(Made, frozen=True):
+    """A MachineConfigPool."""
+
     status: _PoolStatus
 
     @property
@@ -150,7 +164,7 @@ class Pool(msgspec.Struct, frozen=True):
     def progress(self) -> str:
         """How many machines have it, in a sentence."""
         status = self.status
-        paused = ", and is paused: nothing happens until its spec.paused is false" if self.paused else ""
+        paused = ", and is paused: nothing happens until its spec.paused is false" if self.spec.get("paused") else ""
         return (
             f"MachineConfigPool {self.name} is being rolled out, for which nodes restart: "
             f"{status.updated_machine_count} of {status.machine_count} nodes are done{paused}"
@@ -175,11 +189,15 @@ def read_machine(raw: bytes) -> Machine:
     return Machine(meta.name, meta.uid, labels, ours, in_pool)
 
 
+def read_made(raw: bytes) -> Made:
+    """From JSON; InvalidInput for what is none."""
+    return Made(decode_json(raw, Held), decode_json(raw, _Object).spec or {})
+
+
 def read_pool(raw: bytes) -> Pool:
     """From JSON; InvalidInput for what is none."""
-    read = decode_json(raw, _Pool)
-    paused = bool(read.spec and read.spec.paused)
-    return Pool(decode_json(raw, Held), paused, read.status or _PoolStatus())
+    made = read_made(raw)
+    return Pool(made.held, made.spec, decode_json(raw, _Pool).status or _PoolStatus())
 
 
 def is_ours(held: Held) -> bool:

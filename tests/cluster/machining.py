@@ -143,11 +143,12 @@ class Operator:
             self._set(node, _CONFIGS[1], self._rendered(pool))
         self._tell()
 
-    def finish(self) -> None:
-        """Have all nodes restarted."""
+    def finish(self, *names: str) -> None:
+        """Have nodes restarted: these, or all."""
         self.begin()
         for node in self._nodes():
-            self._set(node, _CONFIGS[0], node["metadata"]["annotations"][_CONFIGS[1]])
+            if not names or node["metadata"]["name"] in names:
+                self._set(node, _CONFIGS[0], node["metadata"]["annotations"][_CONFIGS[1]])
         self._tell()
 
     def degrade(self, pool: str, message: str) -> None:

@@ -6,7 +6,6 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from nodeobs.deploy.drift import Held
 from nodeobs.deploy.machineconfigs import FINALIZER, View, left, pool_needed, status_of, verdict
 from nodeobs.deploy.machines import (
     LABEL,
@@ -17,6 +16,7 @@ from nodeobs.deploy.machines import (
     machine_config_pool,
     node_with,
     read_machine,
+    read_made,
     read_pool,
 )
 from nodeobs.model import NodeObservabilityMachineConfig, from_builtins, replace
@@ -61,7 +61,7 @@ def view(*pools: Pool, configs: Any = (), **given: Any) -> View:
         "openshift": True,
         "served": True,
         "machines": (machine("one", LABEL),),
-        "machine_config": from_builtins({"metadata": machine_config()["metadata"]}, Held),
+        "machine_config": read_made(json.dumps(machine_config()).encode()),
     }
     return View(configs=configs or (config(),), pools={one.name: one for one in pools}, **(usual | given))
 
@@ -211,3 +211,13 @@ def test_what_is_applied() -> None:
         "labels": {LABEL: ""},
     }
     assert "labels" not in node_with(machine("one"), label=False)["metadata"]
+
+
+def test_what_others_wrote_into_it_is_seen_whoever_owns_the_fields() -> None:
+    wanted = machine_config()
+    assert read_made(json.dumps(wanted).encode()).unchanged(wanted) is not None
+    other = wanted | {"spec": {"config": {"ignition": {"version": "3.2.0"}, "systemd": {"units": []}}}}
+    assert read_made(json.dumps(other).encode()).unchanged(wanted) is None
+    pool_document = machine_config_pool()
+    more = pool_document | {"spec": pool_document["spec"] | {"paused": False, "maxUnavailable": 1}}
+    assert read_pool(json.dumps(more).encode()).unchanged(pool_document) is not None
