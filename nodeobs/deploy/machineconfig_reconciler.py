@@ -99,7 +99,7 @@ class _Rounds:
             return True
         if view is None:
             return True
-        if view.served:
+        if view.served and view.known:
             view = change(view, problems=self._turn_on(view) or self._turn_off(view))
         for stored in self._observed.configs.items():
             try:
@@ -113,11 +113,11 @@ class _Rounds:
 
     def _turn_on(self, view: View) -> list[str]:
         """Make what is wanted; why it cannot be made."""
-        if not view.held:
+        if not view.chosen:
             return []
         # The nodes last, so that they restart once: into a pool that has all it is to have.
         for document, made in ((machine_config(), view.machine_config), (machine_config_pool(), view.pool)):
-            if problem := self._applier.keep(document, made and made.unchanged(document), others=()):
+            if problem := self._applier.keep(document, made.unchanged(document) if made else None, others=()):
                 return [problem]
         return self._label(view.to_label, on=True)
 
@@ -166,7 +166,7 @@ class _Rounds:
         """
         config = stored.config
         leaving = config.metadata.deletion_timestamp is not None
-        if view.served and asks(config) and not is_held(config):
+        if view.served and view.known and asks(config) and not is_held(config):
             self._write(stored, finalizers=(*config.metadata.finalizers, FINALIZER))
             return
         released = is_held(config) and not asks(config) and self._is_over(view)
@@ -182,7 +182,7 @@ class _Rounds:
         """Whether all that is to be turned off is off."""
         if not view.served:
             return True
-        if left(view):
+        if not view.known or left(view):
             return False
         if self._observed.is_clean(view):
             return True

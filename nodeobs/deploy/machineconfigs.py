@@ -45,6 +45,8 @@ class View:
     """Whether the service was told that this is OpenShift."""
     served: bool = False
     """Whether the API server has machine configuration."""
+    known: bool = True
+    """Whether nodes, MachineConfigs and pools could be read; else nothing is to be concluded from their absence."""
     configs: Sequence[NodeObservabilityMachineConfig] = ()
     machines: Sequence[Machine] = ()
     machine_config: Made | None = None
@@ -68,9 +70,14 @@ class View:
         return frozenset(machine.name for machine in self._chosen(self.asking))
 
     @property
+    def chosen(self) -> list[Machine]:
+        """Nodes for which it may be turned on now."""
+        return self._chosen(self.held)
+
+    @property
     def to_label(self) -> list[Machine]:
         """Nodes that lack the label. Somebody else's label is as good as ours."""
-        return [machine for machine in self._chosen(self.held) if not machine.labelled]
+        return [machine for machine in self.chosen if not machine.labelled]
 
     @property
     def to_unlabel(self) -> list[Machine]:
@@ -103,6 +110,12 @@ def is_held(config: NodeObservabilityMachineConfig) -> bool:
 
 def verdict(config: NodeObservabilityMachineConfig, view: View) -> Verdict:
     """What is to be said of one of them."""
+    if not view.known and (asks(config) or is_held(config)):
+        message = (
+            "nodes, MachineConfigs or MachineConfigPools cannot be read, and the service's log says why; it takes the "
+            "roles of `nodeobs manifests --openshift`"
+        )
+        return Verdict(enabled=False, reason="Failed", message=message)
     return _on(config, view) if asks(config) else _off(view)
 
 
@@ -190,7 +203,7 @@ def _rolled_out(mine: Sequence[Machine], view: View) -> tuple[str, str]:
 
 
 def _off(view: View) -> Verdict:
-    waiting = left(view) if view.served else ""
+    waiting = left(view) if view.served and view.known else ""
     if not waiting:
         return Verdict(enabled=False, reason="Ready", message="CRI-O's profiling is not turned on by this")
     if view.problems:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,6 +33,9 @@ from nodeobs.model import NodeObservabilityMachineConfig, decode_json
 from nodeobs.typed import decode
 
 T = TypeVar("T")
+
+_PATIENCE_SECONDS: Final = 10.0
+"""After which it is told that something cannot be read."""
 
 
 class Stored(NamedTuple):
@@ -67,6 +71,8 @@ class MachinesObserved:
         self._changed = changed
         self.configs = self._following(MACHINE_CONFIGS.collection(), _read_stored)
         self._machinery: _Machinery | None = None
+        self._since = 0.0
+        """When that was begun."""
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -92,9 +98,11 @@ class MachinesObserved:
             if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
                 return view
             self._machinery = self._start_machinery()
+            self._since = time.monotonic()
         nodes, machine_configs, pools = self._machinery
         if not all(reflector.has_synced for reflector in self._machinery):
-            return None
+            late = time.monotonic() - self._since > _PATIENCE_SECONDS
+            return View(openshift=True, served=True, known=False, configs=configs) if late else None
         return View(
             openshift=True,
             served=True,

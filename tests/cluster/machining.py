@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from nodeobs.deploy.machineconfig_reconciler import MachineConfigReconciler
 from nodeobs.deploy.machines import LABEL, PATHS
-from nodeobs.errors import AlreadyExists, NotFound
+from nodeobs.errors import AlreadyExists, NotFound, StoreDenied
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES, ResourcePath
-from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_GROUP, MACHINE_POOL, OPENSHIFT_KUBELET_CA, Features
+from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_GROUP, MACHINE_POOL, MACHINES, OPENSHIFT_KUBELET_CA, Features
 from nodeobs.model import API_VERSION
-from tests.cluster.deploying import Deploying, Object
+from tests.cluster.deploying import BINDINGS, Deploying, Object
 from tests.lab.apiserver import ApiServer
 from tests.processes import wait_for
 
@@ -35,13 +35,22 @@ class Machining(Deploying):
         super().__init__(api, namespace, folder)
         with suppress(AlreadyExists):
             self.create(NAMESPACES.collection(), {"metadata": {"name": OPENSHIFT_KUBELET_CA[0]}})
-        self.grant(Features(openshift=True))
-        api.wait_allowed(self.user, "patch", "nodes", "")
+        self.give()
 
     def close(self) -> None:
         super().close()
         with closing(self.api.client()) as admin:
             remove_machinery(admin)
+
+    def give(self) -> None:
+        """Let the service do what it needs on OpenShift."""
+        self.grant(Features(openshift=True))
+        self.api.wait_allowed(self.user, "patch", "nodes", "")
+
+    def revoke(self) -> None:
+        """Take that away again."""
+        self.admin.request("DELETE", BINDINGS.item(MACHINES))
+        wait_for("it is taken away", lambda: not self._may_read(), seconds=20)
 
     def lead(self, *, openshift: bool = True) -> None:
         """Begin to reconcile."""
@@ -115,6 +124,13 @@ class Machining(Deploying):
         """Names of the nodes with the pool's label."""
         items = json.loads(self.admin.get(NODES.collection(), {"labelSelector": LABEL}))["items"]
         return {item["metadata"]["name"] for item in items}
+
+    def _may_read(self) -> bool:
+        try:
+            self.client.get(PATHS["MachineConfigPool"].collection())
+        except StoreDenied:
+            return False
+        return True
 
     def machine_config(self) -> Object | None:
         return self.found(PATHS["MachineConfig"].item(MACHINE_CONFIG))

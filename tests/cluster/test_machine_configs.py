@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 from nodeobs.deploy.machineconfigs import FINALIZER
 from nodeobs.deploy.machines import LABEL, PATHS
-from nodeobs.kube.paths import NODES
+from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
+from nodeobs.model import API_VERSION
 from tests.cluster.machining import Machining, Operator
+from tests.cluster.world import KubeWorld
 from tests.lab.apiserver import ApiServer
 from tests.processes import wait_for
 
@@ -191,6 +194,8 @@ def test_no_worker_no_change(world: Machining, operator: Operator) -> None:
     world.wait_said("Failed", "Failed", f"of the control plane, and left alone: {apart}. no other", name="masters")
     world.wait_said("Progressing", "Progressing", "no node is selected", name="nowhere")
     assert world.labelled() == set()
+    assert world.machine_config() is None
+    assert world.pool() is None
 
 
 def test_somebody_elses_machine_config_is_left_alone(world: Machining, operator: Operator) -> None:
@@ -246,3 +251,32 @@ def test_a_cluster_without_machine_configuration_is_told(world: Machining) -> No
     assert len(settled(world)) == 1
     world.delete()
     world.wait_gone()
+
+
+@pytest.mark.parametrize("openshift", ["false", "true"])
+def test_the_service_that_leads_sees_to_them(api_server: ApiServer, tmp_path: Path, openshift: str) -> None:
+    with closing(KubeWorld(api_server, tmp_path)) as service:
+        service.start(NODEOBS_OPENSHIFT=openshift)
+        spec = {"debug": {"enableCrioProfiling": True}}
+        body = {"apiVersion": API_VERSION, "kind": "NodeObservabilityMachineConfig", "metadata": {"name": "cluster"}}
+        service.create(MACHINE_CONFIGS.collection(), body | {"spec": spec})
+        reason = "Failed" if openshift == "true" else "Invalid"
+
+        def told() -> bool:
+            found = json.loads(service.admin.get(MACHINE_CONFIGS.item("cluster")))
+            conditions = found.get("status", {}).get("conditions", [])
+            return [(one["type"], one["reason"]) for one in conditions] == [("DebugEnabled", reason), ("Ready", reason)]
+
+        wait_for(f"it says {reason}", told, seconds=40)
+
+
+def test_without_its_rights_it_says_so_and_changes_nothing(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.revoke()
+    world.lead()
+    found = world.wait_said("Failed", "Failed", "nodes, MachineConfigs or MachineConfigPools cannot be read")
+    assert "nodeobs manifests --openshift" in found
+    assert "finalizers" not in (world.stored() or {})["metadata"]
+    world.give()
+    enabled(world, operator, one)
