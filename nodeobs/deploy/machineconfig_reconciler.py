@@ -92,16 +92,20 @@ class _Rounds:
     def go(self) -> bool:
         """One round; whether something is left to do that has to wait."""
         self._applier.due = False
+        if not self._observed.configs.has_synced:
+            return True
+        # What is concluded from them, and what is written over them, are of the same moment.
+        everyone = self._observed.configs.items()
         try:
-            view = self._observed.view()
+            view = self._observed.view([stored.config for stored in everyone])
         except NodeobsError as error:
             log.warning("cannot tell whether there is machine configuration, trying again", error=str(error))
             return True
         if view is None:
             return True
         if view.served and view.known:
-            view = change(view, problems=self._turn_on(view) or self._turn_off(view))
-        for stored in self._observed.configs.items():
+            view = change(view, problems=[*self._turn_on(view), *self._turn_off(view)])
+        for stored in everyone:
             try:
                 self._settle(stored, view)
             except (Conflict, NotFound):

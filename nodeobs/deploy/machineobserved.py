@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
@@ -84,15 +84,12 @@ class MachinesObserved:
         with ThreadPoolExecutor(len(everything)) as pool:
             list(pool.map(Reflector.close, everything))
 
-    def view(self) -> View | None:
-        """The cluster now; None while it is not known yet.
+    def view(self, configs: Sequence[NodeObservabilityMachineConfig]) -> View | None:
+        """The cluster now, with these as what is wanted of it; None while it is not known yet.
 
         Raises:
             NodeobsError: the API server does not say whether it has machine configuration.
         """
-        if not self.configs.has_synced:
-            return None
-        configs = tuple(stored.config for stored in self.configs.items())
         view = View(openshift=self._openshift, configs=configs)
         if self._machinery is None:
             if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
