@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeobs.deploy.machineconfigs import FINALIZER
+from nodeobs.deploy.machineconfigs import FINALIZER, View
+from nodeobs.deploy.machineobserved import MachinesObserved
 from nodeobs.deploy.machines import LABEL, PATHS
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
@@ -225,6 +226,23 @@ def test_what_others_change_is_put_right(world: Machining, operator: Operator) -
         lambda: (world.machine_config() or {})["spec"]["config"]["systemd"]["units"],
         seconds=20,
     )
+
+
+def test_nothing_is_taken_for_gone_because_memory_is_behind(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.lead()
+    enabled(world, operator, one)
+    world.stop()
+    observed = MachinesObserved(world.client, openshift=True, randomness=world.randomness, changed=lambda: None)
+    behind = View(openshift=True, served=True)
+    assert not observed.is_clean(behind)
+    world.patch(NODES.item(one), {"metadata": {"labels": {LABEL: None}}})
+    assert not observed.is_clean(behind), "the MachineConfig is there"
+    world.admin.request("DELETE", PATHS["MachineConfig"].item(MACHINE_CONFIG))
+    assert not observed.is_clean(behind), "the pool is there"
+    world.admin.request("DELETE", PATHS["MachineConfigPool"].item(MACHINE_POOL))
+    assert observed.is_clean(behind)
 
 
 def test_elsewhere_nothing_is_touched_and_the_condition_says_why(world: Machining, operator: Operator) -> None:
