@@ -127,9 +127,8 @@ class Made(msgspec.Struct, frozen=True):
         return is_ours(self.held)
 
     def unchanged(self, document: Json) -> Held | None:
-        """The object, if its spec is what the document says; who owns its fields does not tell of all that is free."""
-        same = all(self.spec.get(key) == value for key, value in document["spec"].items())
-        return self.held if same else None
+        """The object, if its spec has what the document says; who owns its fields does not tell of all that is free."""
+        return self.held if _has(self.spec, document["spec"]) else None
 
 
 class Pool(Made, frozen=True):
@@ -243,6 +242,13 @@ def node_with(machine: Machine, *, label: bool) -> Json:
     if label:
         metadata["labels"] = {LABEL: ""}
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+
+
+def _has(found: object, wanted: object) -> bool:
+    """Whether all that is wanted is there. What others add to a map stays, also where ours is applied again."""
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(_has(found.get(key), value) for key, value in wanted.items())
+    return found == wanted
 
 
 def _owns_label(entry: _ManagedFields) -> bool:

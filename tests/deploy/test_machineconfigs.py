@@ -218,6 +218,9 @@ def test_what_others_wrote_into_it_is_seen_whoever_owns_the_fields() -> None:
     assert read_made(json.dumps(wanted).encode()).unchanged(wanted) is not None
     other = wanted | {"spec": {"config": {"ignition": {"version": "3.2.0"}, "systemd": {"units": []}}}}
     assert read_made(json.dumps(other).encode()).unchanged(wanted) is None
+    spec = wanted["spec"]["config"]
+    added = wanted | {"spec": {"config": spec | {"storage": {}}, "kernelType": ""}}
+    assert read_made(json.dumps(added).encode()).unchanged(wanted) is not None, "what others add stays"
     pool_document = machine_config_pool()
     more = pool_document | {"spec": pool_document["spec"] | {"paused": False, "maxUnavailable": 1}}
     assert read_pool(json.dumps(more).encode()).unchanged(pool_document) is not None
