@@ -10,7 +10,7 @@ from typing import Any
 from nodeobs.errors import AlreadyExists, Conflict, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import crds
-from nodeobs.kube.paths import OBSERVABILITIES, RUNS, ResourcePath
+from nodeobs.kube.paths import MACHINE_CONFIGS, OBSERVABILITIES, RUNS, ResourcePath
 from tests.processes import wait_for
 
 _DEFINITIONS = ResourcePath("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions")
@@ -21,7 +21,7 @@ def install(client: KubeClient, *namespaces: str) -> None:
     """Have the definitions there, without conversion, whatever an earlier test made of them; and the namespaces."""
     for definition in crds(webhook=None):
         wait_for("the definition is written", partial(_write, client, definition))
-    for path in (RUNS, OBSERVABILITIES):
+    for path in (RUNS, OBSERVABILITIES, MACHINE_CONFIGS):
         wait_for(f"{path.plural} are served", partial(_served, client, path))
     for name in namespaces:
         with suppress(AlreadyExists):
@@ -29,8 +29,8 @@ def install(client: KubeClient, *namespaces: str) -> None:
 
 
 def clear(client: KubeClient) -> None:
-    """Delete every Run and NodeObservability, whatever finalizers they have."""
-    for path in (RUNS, OBSERVABILITIES):
+    """Delete every custom resource, whatever finalizers it has."""
+    for path in (RUNS, OBSERVABILITIES, MACHINE_CONFIGS):
         items = json.loads(client.get(path.collection()))["items"]
         namespaces = {item["metadata"].get("namespace", "") for item in items}
         for namespace in namespaces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from nodeobs.deploy.children import PATHS
 from nodeobs.deploy.drift import APPLIED, MANAGER, Held, digest_of
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
+from nodeobs.kube.paths import ResourcePath
 from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
@@ -38,8 +39,12 @@ class Applier:
     written for longer each time, up to a minute. Only another wish is written at once.
     """
 
-    def __init__(self, client: KubeClient, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, client: KubeClient, *, monotonic: Callable[[], float], paths: Mapping[str, ResourcePath] = PATHS
+    ) -> None:
+        """``paths`` are those of the kinds that it writes."""
         self._client = client
+        self._paths = paths
         self._monotonic = monotonic
         self._attempts: dict[tuple[str, str], _Attempt] = {}
         self.due = False
@@ -53,8 +58,8 @@ class Applier:
         if held is not None and held.is_as(document):
             return ""
         kind, metadata = document["kind"], document["metadata"]
-        path = PATHS[kind].item(metadata["name"], metadata.get("namespace", ""))
-        return self._attempt(
+        path = self._paths[kind].item(metadata["name"], metadata.get("namespace", ""))
+        return self.attempt(
             (kind, metadata["name"]), digest_of(document), lambda: self._apply(path, document, held, others)
         )
 
@@ -63,10 +68,14 @@ class Applier:
         metadata = held.metadata
         if metadata.deletion_timestamp is not None:
             return ""
-        path = PATHS[kind].item(metadata.name, metadata.namespace)
-        return self._attempt((kind, metadata.name), "removed", lambda: self._delete(path, metadata.uid))
+        path = self._paths[kind].item(metadata.name, metadata.namespace)
+        return self.attempt((kind, metadata.name), "removed", lambda: self._delete(path, metadata.uid))
 
-    def _attempt(self, key: tuple[str, str], digest: str, write: Callable[[], None]) -> str:
+    def attempt(self, key: tuple[str, str], digest: str, write: Callable[[], None]) -> str:
+        """Write now, unless the same (by its ``digest``) was tried just now; why it failed, or empty.
+
+        ``key`` is the object's kind and name.
+        """
         last, now = self._attempts.get(key), self._monotonic()
         if last is not None and last.digest == digest and now < last.until:
             self.due = True
@@ -77,7 +86,7 @@ class Applier:
             failures = last.failures + 1 if last is not None and last.digest == digest else 1
             pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (failures - 1))
             problem = f"{key[0]} {key[1]} cannot be written: {error}"
-            log.warning("a child of a NodeObservability cannot be written", kind=key[0], name=key[1], error=str(error))
+            log.warning("an object cannot be written", kind=key[0], name=key[1], error=str(error))
             self._attempts[key] = _Attempt(digest, now + pause, failures, problem)
             self.due = True
             return problem
@@ -89,7 +98,7 @@ class Applier:
         there = held or self._unlabelled(path)
         if there is not None and (there.owners & set(others) or not _is_ours(there)):
             raise NodeobsError("somebody else's object has its name; delete or rename that one")
-        log.info("writing a child", kind=document["kind"], name=name, new=there is None)
+        log.info("writing an object", kind=document["kind"], name=name, new=there is None)
         self._client.request(
             "PATCH",
             path,
@@ -106,7 +115,7 @@ class Applier:
             return None
 
     def _delete(self, path: str, uid: str) -> None:
-        log.info("removing a child", path=path)
+        log.info("removing an object", path=path)
         try:
             self._client.request("DELETE", path, {"preconditions": {"uid": uid}})
         except NotFound:

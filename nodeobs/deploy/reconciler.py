@@ -24,6 +24,7 @@ from nodeobs.deploy.daemonset import node_selector
 from nodeobs.deploy.deployer import Deployer
 from nodeobs.deploy.observed import Observed
 from nodeobs.deploy.readiness import Findings, overlaps, status_of
+from nodeobs.deploy.rounds import AGAIN_SECONDS, keep_up
 from nodeobs.deploy.seen import Node
 from nodeobs.errors import ConfigurationError, Conflict, NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
@@ -33,13 +34,6 @@ from nodeobs.store.base import Store
 
 log = structlog.get_logger(__name__)
 
-_PAUSE_SECONDS: Final = 1.0
-"""Between rounds, however much changes."""
-_LOOK_SECONDS: Final = 60.0
-"""A round without any change: certificates grow old."""
-_AGAIN_SECONDS: Final = 5.0
-"""Where something waits: for a Run, or after a failure."""
-_STOP_SECONDS: Final = 0.5
 _SYNC_SECONDS: Final = 0.1
 
 
@@ -99,22 +93,14 @@ class Reconciler:
                 except Exception:  # a thread's edge
                     log.exception("reconciling failed, trying again")
                     self._metrics.internal_errors.labels("deploy").inc()
-                    stop.wait(_AGAIN_SECONDS)
+                    stop.wait(AGAIN_SECONDS)
         finally:
             observed.close()
 
     def _follow(self, deployer: Deployer, changed: threading.Event, stop: threading.Event) -> None:
-        until = 0.0
         while not deployer.observed.has_synced and not stop.is_set():
             stop.wait(_SYNC_SECONDS)
-        while not stop.is_set():
-            if not changed.is_set() and time.monotonic() < until:
-                changed.wait(_STOP_SECONDS)
-                continue
-            changed.clear()
-            again = self._round(deployer)
-            until = time.monotonic() + (_AGAIN_SECONDS if again else _LOOK_SECONDS)
-            stop.wait(_PAUSE_SECONDS)
+        keep_up(lambda: self._round(deployer), changed=changed, stop=stop)
 
     def _round(self, deployer: Deployer) -> bool:
         """See to all of them once; whether something is left to do that has to wait."""

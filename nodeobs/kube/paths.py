@@ -46,6 +46,7 @@ class ResourcePath:
 
 RUNS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilityruns")
 OBSERVABILITIES: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilities")
+MACHINE_CONFIGS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
 CONFIG_MAPS: Final = ResourcePath("/api/v1", "configmaps")
 EVENTS: Final = ResourcePath("/api/v1", "events")
 NODES: Final = ResourcePath("/api/v1", "nodes")

@@ -29,6 +29,14 @@ NODE_PROXY: Final = "nodeobs-node-proxy"
 """Name of the ClusterRole with which the service asks kubelets through the API server."""
 OPENSHIFT_KUBELET_CA: Final = ("openshift-config-managed", "kubelet-serving-ca")
 """Namespace and name of the ConfigMap where OpenShift keeps the authority of its kubelets' certificates."""
+MACHINE_GROUP: Final = "machineconfiguration.openshift.io"
+"""API group of OpenShift's machine configuration."""
+MACHINE_CONFIG: Final = "10-crio-nodeobservability"
+"""Name of the MachineConfig that turns CRI-O's profiling on."""
+MACHINE_POOL: Final = "nodeobservability"
+"""Name of the MachineConfigPool of the nodes that have it."""
+MACHINES: Final = "nodeobs-machine-configs"
+"""Name of the ClusterRole with what changing machine configuration takes."""
 TLS_SECRET: Final = "nodeobs-tls"  # noqa: S105 - a name
 CA_CONFIG_MAP: Final = "nodeobs-ca"
 
@@ -49,7 +57,7 @@ class Features:
     via_api_server: bool = False
     """The service profiles kubelets through the API server where a NodeObservability says so."""
     openshift: bool = False
-    """The cluster is OpenShift: the authority of its kubelets is followed."""
+    """The cluster is OpenShift: the authority of its kubelets is followed, CRI-O's profiling can be turned on."""
 
 
 def rbac(*, namespace: str, agent_namespace: str, features: Features | None = None) -> list[Json]:
@@ -122,6 +130,19 @@ def _on_openshift(namespace: str) -> list[Json]:
     return [
         _role(DEPLOY, [_rule("", ["configmaps"], _READ, names=[name])], namespace=home),
         _binding(DEPLOY, DEPLOY, account=SERVICE, of=namespace, namespace=home),
+        _role(MACHINES, _machine_rules()),
+        _binding(MACHINES, MACHINES, account=SERVICE, of=namespace),
+    ]
+
+
+def _machine_rules() -> list[Json]:
+    """A MachineConfig can change anything on its nodes: the two objects are named. It covers more: docs/security.md."""
+    write = ["create", "patch", "delete"]
+    return [
+        _rule(MACHINE_GROUP, ["machineconfigs", "machineconfigpools"], _READ),
+        _rule(MACHINE_GROUP, ["machineconfigs"], write, names=[MACHINE_CONFIG]),
+        _rule(MACHINE_GROUP, ["machineconfigpools"], write, names=[MACHINE_POOL]),
+        _rule("", ["nodes"], ["list", "watch", "patch"]),
     ]
 
 
@@ -130,8 +151,9 @@ def _service_rules() -> list[Json]:
     return [
         _rule(GROUP, [_RUNS, _OBSERVABILITIES], [*_READ, "create", "update", "delete"]),
         _rule(GROUP, [f"{_RUNS}/status", f"{_OBSERVABILITIES}/status"], ["update"]),
-        # Objects that an old version stored are written anew.
-        _rule(GROUP, [_MACHINE_CONFIGS], ["list", "update"]),
+        # Objects that an old version stored are written anew; finalizers.
+        _rule(GROUP, [_MACHINE_CONFIGS], ["list", "watch", "update"]),
+        _rule(GROUP, [f"{_MACHINE_CONFIGS}/status"], ["update"]),
         _rule("", ["events"], ["create", "get", "update"]),
         _rule("", ["nodes"], ["list"]),
         _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
+from nodeobs.deploy.machineconfigs import FINALIZER
 from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, StoreDenied, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
 from nodeobs.kube.migration import STORAGE_VERSION, Migration
-from nodeobs.kube.paths import RUNS, ResourcePath
+from nodeobs.kube.paths import MACHINE_CONFIGS, RUNS, ResourcePath
 from nodeobs.kube.publication import DEFINITIONS
+from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.kube.watch import list_pages
 from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
 from nodeobs.removal.changes import MANAGER, Action, Changes
@@ -23,11 +25,13 @@ from nodeobs.runs import results
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
 
-MACHINE_CONFIGS: Final = ResourcePath(f"/apis/{API_VERSION}", "nodeobservabilitymachineconfigs")
-
 _JSON_PATCH: Final = "application/json-patch+json"
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _MESSAGE: Final = "nodeobs was uninstalled before the Run finished"
+_NOT_TURNED_OFF: Final = (
+    f"NodeObservabilityMachineConfig {{name}} is not turned off: MachineConfig {MACHINE_CONFIG}, MachineConfigPool "
+    f"{MACHINE_POOL} and the nodes' labels stay; docs/machine-configs.md says how to take them away by hand"
+)
 _OURS: Final = f"{GROUP}/"
 _PAGE: Final = 50
 _TRIES: Final = 5
@@ -123,6 +127,9 @@ class Resources:
             else:
                 self._end(run)
         for raw in self._all(MACHINE_CONFIGS):
+            meta = decode(raw, _Head).metadata
+            if FINALIZER in meta.finalizers:
+                self._changes.note(_NOT_TURNED_OFF.format(name=meta.name))
             self._release(MACHINE_CONFIGS, raw)
 
     def narrow(self) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from nodeobs.agents.endpoints import NodeRoster
 from nodeobs.agents.nodeproxy import NodeProxy
+from nodeobs.deploy.machineconfig_reconciler import MachineConfigReconciler
 from nodeobs.kube.certificates import CertificateKeeper
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
@@ -84,6 +85,10 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
     beside: list[Background] = [Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run]
     if agents.reconciler is not None:
         beside.append(agents.reconciler.run)
+    machine_configs = MachineConfigReconciler(
+        client, openshift=settings.openshift, metrics=metrics, now=utc_now, randomness=randomness
+    )
+    beside.append(machine_configs.run)
 
     def start(stack: ExitStack, stop: threading.Event) -> None:
         log.info("Runs are kept by the API server", server=client.credentials.server, namespace=settings.namespace)

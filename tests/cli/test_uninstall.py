@@ -163,6 +163,7 @@ def test_what_others_write_meanwhile_is_kept(world: World, nodeobs: Invoke) -> N
     assert (
         f"released nodeobservabilitymachineconfigs cluster\nnarrowed CustomResourceDefinition {name}" in result.stderr
     )
+    assert "NodeObservabilityMachineConfig cluster is not turned off: MachineConfig 10-crio-" in result.stderr
     patches = [json.loads(request.body) for request in world.asked if request.method == "PATCH"]
     assert patches[1] == {"metadata": {"resourceVersion": "2", "finalizers": [theirs]}}
     assert [change["value"] for change in patches[3]] == ["2", False, False, {"strategy": "None"}]

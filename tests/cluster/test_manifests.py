@@ -15,7 +15,7 @@ from nodeobs.errors import NodeobsError
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import Part, manifests
-from nodeobs.kube.rbac import SERVICE
+from nodeobs.kube.rbac import MACHINE_GROUP, MACHINES, SERVICE, Features, rbac
 from nodeobs.kube.reviews import AUTHORIZATION_PATH, Identity, PathRight, ResourceRight, Right, access_review
 from nodeobs.model import GROUP, NodeObservability, Run
 from tests.api_webhooks import MANAGER, Webhooks, converted, webhooks
@@ -47,6 +47,8 @@ def admin(api_server: ApiServer, asked: Webhooks) -> Iterator[KubeClient]:
 @pytest.fixture(scope="module")
 def _roles(api_server: ApiServer, admin: KubeClient) -> None:
     documents = _documents(Webhook(), Part.NAMESPACES, Part.RBAC)
+    every = rbac(namespace="nodeobs", agent_namespace="nodeobs-agents", features=Features(openshift=True))
+    documents["items"] += [one for one in every if (one["kind"], one["metadata"]["name"]) == ("ClusterRole", MACHINES)]
     api_server.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(documents))
 
 
@@ -174,6 +176,9 @@ def test_a_refusal_stops_a_creation_and_an_absent_service_does(
 OURS, BESIDE, OTHER = "nodeobs", "nodeobs-agents", "kube-system"
 CRDS, HOOK, ROLES = "apiextensions.k8s.io", "admissionregistration.k8s.io", "rbac.authorization.k8s.io"
 RUNS, OBSERVABILITIES = "nodeobservabilityruns", "nodeobservabilities"
+MACHINE_CONFIGS = "nodeobservabilitymachineconfigs"
+
+MACHINE_KINDS = {"machineconfigs": "10-crio-nodeobservability", "machineconfigpools": "nodeobservability"}
 
 
 def right(verb: str, resource: str, *, group: str = "", namespace: str = "", name: str = "") -> ResourceRight:
@@ -196,6 +201,8 @@ SERVICE_MAY: list[Right] = [
     *(own(verb, OBSERVABILITIES) for verb in ("get", "list", "watch", "create", "update", "delete")),
     own("update", f"{RUNS}/status"),
     own("update", f"{OBSERVABILITIES}/status"),
+    *(right(verb, MACHINE_CONFIGS, group=GROUP) for verb in ("list", "watch", "update")),
+    right("update", f"{MACHINE_CONFIGS}/status", group=GROUP),
     right("create", "events", namespace=OTHER),
     right("list", "nodes"),
     right("watch", "nodes"),
@@ -240,6 +247,8 @@ SERVICE_MAY_NOT: list[Right] = [
     right("get", "nodes/proxy"),
     right("update", "nodes"),
     right("patch", "nodes"),
+    *(right(verb, MACHINE_CONFIGS, group=GROUP) for verb in ("create", "patch", "delete")),
+    *(right(verb, "machineconfigs", group=MACHINE_GROUP) for verb in ("list", "create", "patch")),
     right("create", "serviceaccounts/token", namespace=BESIDE),
     right("patch", "customresourcedefinitions", group=CRDS, name="others.example.com"),
     right("create", "customresourcedefinitions", group=CRDS),
@@ -255,6 +264,25 @@ SERVICE_MAY_NOT: list[Right] = [
     url("get", "/metrics"),
     url("get", "/node-observability-scripting"),
     url("post", "/webhooks/alertmanager"),
+]
+MACHINES_MAY: list[Right] = [
+    right("patch", "nodes"),
+    right("watch", "nodes"),
+    *(right(verb, kind, group=MACHINE_GROUP) for verb in ("get", "list", "watch") for kind in MACHINE_KINDS),
+    *(
+        right(verb, kind, group=MACHINE_GROUP, name=name)
+        for verb in ("create", "patch", "delete")
+        for kind, name in MACHINE_KINDS.items()
+    ),
+]
+MACHINES_MAY_NOT: list[Right] = [
+    *(right(verb, kind, group=MACHINE_GROUP) for verb in ("create", "patch", "delete") for kind in MACHINE_KINDS),
+    *(right(verb, kind, group=MACHINE_GROUP, name="worker") for verb in ("patch", "delete") for kind in MACHINE_KINDS),
+    right("patch", "machineconfigpools/status", group=MACHINE_GROUP, name="nodeobservability"),
+    right("update", "nodes"),
+    right("create", "nodes"),
+    right("delete", "nodes"),
+    right("patch", "nodes/status"),
 ]
 AGENT_MAY: list[Right] = [
     right("get", "nodes/proxy"),
@@ -300,6 +328,7 @@ def account(namespace: str, name: str) -> Identity:
     [
         ("", SERVICE_MAY, SERVICE_MAY_NOT),
         ("nodeobs-agent", AGENT_MAY, AGENT_MAY_NOT),
+        (MACHINES, MACHINES_MAY, MACHINES_MAY_NOT),
         ("nodeobs-metrics", [url("get", "/metrics")], [*VIEWER_MAY, *NOBODY_MAY]),
         ("nodeobs-alerts", [url("post", "/webhooks/alertmanager")], [*VIEWER_MAY, *NOBODY_MAY]),
         ("nodeobs-viewer", VIEWER_MAY, [*RUNNER_MAY[len(VIEWER_MAY) :], *NOBODY_MAY]),

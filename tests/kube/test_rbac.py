@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from nodeobs.kube.rbac import AGENT, AGENT_ROLE, DEPLOY, NODE_PROXY, SERVICE, VIEWER, Features, rbac
+from nodeobs.kube.rbac import (
+    AGENT,
+    AGENT_ROLE,
+    DEPLOY,
+    MACHINE_CONFIG,
+    MACHINE_POOL,
+    MACHINES,
+    NODE_PROXY,
+    SERVICE,
+    VIEWER,
+    Features,
+    rbac,
+)
 
 
 def objects(**features: bool) -> list[dict[str, Any]]:
@@ -66,18 +78,27 @@ def test_who_makes_agents_may_bind_their_role_and_no_other() -> None:
     assert [rule["resourceNames"] for rule in may_bind] == [[AGENT_ROLE]]
 
 
+def test_of_machine_configuration_one_object_of_each_kind_may_be_written() -> None:
+    rules = ROLES["", MACHINES]["rules"]
+    written = [rule for rule in rules if set(rule["verbs"]) - {"get", "list", "watch"} and rule["apiGroups"] != [""]]
+    assert [(rule["resources"], rule["resourceNames"]) for rule in written] == [
+        (["machineconfigs"], [MACHINE_CONFIG]),
+        (["machineconfigpools"], [MACHINE_POOL]),
+    ]
+
+
 @pytest.mark.parametrize(
-    ("feature", "role"),
-    [("via_api_server", NODE_PROXY), ("openshift", DEPLOY), ("deploy_agents", DEPLOY)],
+    ("feature", "roles"),
+    [("via_api_server", {NODE_PROXY}), ("openshift", {DEPLOY, MACHINES}), ("deploy_agents", {DEPLOY})],
 )
-def test_what_not_every_cluster_is_to_have_is_left_out(feature: str, role: str) -> None:
+def test_what_not_every_cluster_is_to_have_is_left_out(feature: str, roles: set[str]) -> None:
     def places(**features: bool) -> set[tuple[str, str]]:
         named = [one["metadata"] for one in objects(**features) if one["kind"] in ("Role", "ClusterRole")]
         return {(one.get("namespace", ""), one["name"]) for one in named}
 
     off = {"deploy_agents": False, "via_api_server": False, "openshift": False}
     more = places(**(off | {feature: True})) - places(**off)
-    assert {name for _, name in more} == {role}
+    assert {name for _, name in more} == roles
 
 
 def test_objects_have_names_of_their_own() -> None:

@@ -1,0 +1,154 @@
+"""NodeObservabilityMachineConfigs, and what they change, in memory: the latter only where one is to change it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from nodeobs.deploy.drift import Held
+from nodeobs.deploy.machineconfigs import View, asks, is_held
+from nodeobs.deploy.machines import (
+    API_VERSION,
+    LABEL,
+    PATHS,
+    Machine,
+    Made,
+    Pool,
+    is_ours,
+    read_machine,
+    read_made,
+    read_pool,
+)
+from nodeobs.errors import NotFound
+from nodeobs.kube.client import KubeClient
+from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
+from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
+from nodeobs.kube.watch import Reflector, list_pages
+from nodeobs.model import NodeObservabilityMachineConfig, decode_json
+from nodeobs.typed import decode
+
+T = TypeVar("T")
+
+_PATIENCE_SECONDS: Final = 10.0
+"""After which it is told that something cannot be read."""
+
+
+class Stored(NamedTuple):
+    """A NodeObservabilityMachineConfig, and all of it as the API server has it."""
+
+    config: NodeObservabilityMachineConfig
+    raw: bytes
+
+
+class _Resource(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Resources(msgspec.Struct, frozen=True):
+    resources: tuple[_Resource, ...] | None = None
+
+
+class _Machinery(NamedTuple):
+    """What is followed once there is something to change."""
+
+    nodes: Reflector[Machine]
+    machine_configs: Reflector[Made]
+    pools: Reflector[Pool]
+
+
+class MachinesObserved:
+    """Follows them; ``changed`` is called, by other threads, when any of it changes."""
+
+    def __init__(self, client: KubeClient, *, openshift: bool, randomness: Random, changed: Callable[[], None]) -> None:
+        self._client = client
+        self._openshift = openshift
+        self._randomness = randomness
+        self._changed = changed
+        self.configs = self._following(MACHINE_CONFIGS.collection(), _read_stored)
+        self._machinery: _Machinery | None = None
+        self._since = 0.0
+        """When that was begun."""
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self.configs.start()
+
+    def close(self) -> None:
+        """End the threads, within a second."""
+        everything: list[Reflector[Any]] = [self.configs, *(self._machinery or ())]
+        with ThreadPoolExecutor(len(everything)) as pool:
+            list(pool.map(Reflector.close, everything))
+
+    def view(self, configs: Sequence[NodeObservabilityMachineConfig]) -> View | None:
+        """The cluster now, with these as what is wanted of it; None while it is not known yet.
+
+        Raises:
+            NodeobsError: the API server does not say whether it has machine configuration.
+        """
+        view = View(openshift=self._openshift, configs=configs)
+        if self._machinery is None:
+            if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
+                return view
+            self._machinery = self._start_machinery()
+            self._since = time.monotonic()
+        nodes, machine_configs, pools = self._machinery
+        if not all(reflector.has_synced for reflector in self._machinery):
+            late = time.monotonic() - self._since > _PATIENCE_SECONDS
+            return View(openshift=True, served=True, known=False, configs=configs) if late else None
+        return View(
+            openshift=True,
+            served=True,
+            configs=configs,
+            machines=nodes.items(),
+            machine_config=machine_configs.get(MACHINE_CONFIG),
+            pools={pool.name: pool for pool in pools.items()},
+        )
+
+    def is_clean(self, view: View) -> bool:
+        """Whether nothing is left of what is off, by the cluster itself: memory may be behind our own writes."""
+        wanted = view.wanted
+        for page in list_pages(self._client, NODES.collection(), {"labelSelector": LABEL}):
+            if any(machine.ours and machine.name not in wanted for machine in map(read_machine, page.items)):
+                return False
+        if view.asking:
+            return True
+        names = {"MachineConfig": MACHINE_CONFIG, "MachineConfigPool": MACHINE_POOL}
+        return not any(self._is_there(kind, name) for kind, name in names.items())
+
+    def _is_there(self, kind: str, name: str) -> bool:
+        try:
+            return is_ours(decode(self._client.get(PATHS[kind].item(name)), Held))
+        except NotFound:
+            return False
+
+    def _is_served(self) -> bool:
+        try:
+            found = decode(self._client.get(f"/apis/{API_VERSION}"), _Resources)
+        except NotFound:
+            return False
+        return {path.plural for path in PATHS.values()} <= {one.name for one in found.resources or ()}
+
+    def _start_machinery(self) -> _Machinery:
+        named = {"fieldSelector": f"metadata.name={MACHINE_CONFIG}"}
+        made = _Machinery(
+            nodes=self._following(NODES.collection(), read_machine),
+            machine_configs=self._following(PATHS["MachineConfig"].collection(), read_made, named),
+            pools=self._following(PATHS["MachineConfigPool"].collection(), read_pool),
+        )
+        for reflector in made:
+            reflector.start()
+        return made
+
+    def _following(
+        self, path: str, read: Callable[[bytes], T], params: Mapping[str, str] | None = None
+    ) -> Reflector[T]:
+        return Reflector(self._client, path, read, params=params, randomness=self._randomness, changed=self._changed)
+
+
+def _read_stored(raw: bytes) -> Stored:
+    return Stored(decode_json(raw, NodeObservabilityMachineConfig), raw)
