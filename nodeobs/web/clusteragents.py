@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from random import Random
 
@@ -19,6 +20,7 @@ from nodeobs.metrics import Metrics
 from nodeobs.settings import Settings
 from nodeobs.store.base import Store
 from nodeobs.web.clock import utc_now
+from nodeobs.web.parts import Background
 
 _SETTLING_SECONDS = 120.0
 
@@ -30,8 +32,9 @@ class ClusterAgents:
     agents: Callable[[str], Sequence[Agent]]
     connector: AgentConnector
     settling_seconds: float = 0.0
-    reconciler: Reconciler | None = None
-    authorities: AgentAuthorities | None = None
+    beside_leading: tuple[Background, ...] = ()
+    start: Callable[[ExitStack], None] = lambda _stack: None
+    """Start what every replica runs; the stack ends it."""
 
 
 def somebody_elses(settings: Settings, client: KubeClient, randomness: Random) -> ClusterAgents:
@@ -91,10 +94,15 @@ def our_own(
         now=utc_now,
         randomness=randomness,
     )
+
+    def start(stack: ExitStack) -> None:
+        authorities.start()
+        stack.callback(authorities.close)
+
     return ClusterAgents(
         agents=rosters.agents,
         connector=connector,
         settling_seconds=_SETTLING_SECONDS,
-        reconciler=reconciler,
-        authorities=authorities,
+        beside_leading=(reconciler.run,),
+        start=start,
     )

@@ -59,19 +59,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         agents = our_own(settings, client, randomness, image=settings.agent_image, store=store, metrics=metrics)
     recorder = EventRecorder(client, now=utc_now, instance=holder)
     reader = ReflectedReader.of(client, store, randomness=randomness)
-    keeper = None
-    if (certificate := own_certificate(settings)) is not None:
-        keeper = CertificateKeeper(
-            client,
-            namespace=settings.namespace,
-            service_name=settings.service_name,
-            webhook_configuration=settings.webhook_configuration,
-            crd_names=CRD_NAMES,
-            file=certificate,
-            metrics=metrics,
-            now=utc_now,
-            randomness=randomness,
-        )
+    keeper = _keeper(settings, client, metrics, randomness)
     admission = Admission(
         reader=reader,
         store=store,
@@ -82,13 +70,10 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         now=utc_now,
     )
 
-    beside: list[Background] = [Migration(client, [name.partition(".")[0] for name in CRD_NAMES]).run]
-    if agents.reconciler is not None:
-        beside.append(agents.reconciler.run)
+    migration = Migration(client, [name.partition(".")[0] for name in CRD_NAMES])
     machine_configs = MachineConfigReconciler(
         client, openshift=settings.openshift, metrics=metrics, now=utc_now, randomness=randomness
     )
-    beside.append(machine_configs.run)
 
     def start(stack: ExitStack, stop: threading.Event) -> None:
         log.info("Runs are kept by the API server", server=client.credentials.server, namespace=settings.namespace)
@@ -97,9 +82,7 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         stack.callback(recorder.close)
         reader.start()
         stack.callback(reader.close)
-        if agents.authorities is not None:
-            agents.authorities.start()
-            stack.callback(agents.authorities.close)
+        agents.start(stack)
         if keeper is not None:
             _thread(keeper.run, stop, "certificates")
 
@@ -123,8 +106,28 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
         recorder=recorder,
         admission=admission,
         creations=_CREATIONS,
-        beside_leading=tuple(beside),
+        beside_leading=(migration.run, machine_configs.run, *agents.beside_leading),
         start=start,
+    )
+
+
+def _keeper(
+    settings: Settings, client: KubeClient, metrics: Metrics, randomness: random.Random
+) -> CertificateKeeper | None:
+    """Who keeps the webhooks' certificate; None where somebody else does."""
+    certificate = own_certificate(settings)
+    if certificate is None:
+        return None
+    return CertificateKeeper(
+        client,
+        namespace=settings.namespace,
+        service_name=settings.service_name,
+        webhook_configuration=settings.webhook_configuration,
+        crd_names=CRD_NAMES,
+        file=certificate,
+        metrics=metrics,
+        now=utc_now,
+        randomness=randomness,
     )
 
 
