@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from charts.generate import CHART
-from nodeobs.errors import NodeobsError
+from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.crds import CRD_NAMES
 from nodeobs.kube.paths import NODES, ResourcePath
 from tests.chart.rendering import Refused, helm
@@ -23,6 +23,7 @@ NAMESPACE: Final = "profiling"
 AGENTS: Final = "profiling-agents"
 LEASES: Final = ResourcePath("/apis/coordination.k8s.io/v1", "leases")
 
+_NAMESPACES = ResourcePath("/api/v1", "namespaces")
 _BUCKET, _PORT = "outputs", 7070
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
 
@@ -110,6 +111,13 @@ class Release(Resources):
             return self.cluster.kubectl(*logs) + self.cluster.kubectl("describe", "nob,nobr", "-n", NAMESPACE)
         return ""
 
+    def _has_namespace(self, name: str) -> bool:
+        try:
+            self.admin.get(_NAMESPACES.item(name))
+        except NotFound:
+            return False
+        return True
+
     def close(self) -> None:
         """Leave nothing behind."""
         with suppress(Refused):
@@ -117,6 +125,7 @@ class Release(Resources):
         remove_definitions(self.cluster)
         for name in (NAMESPACE, AGENTS):
             self.cluster.remove_namespace(name)
+            wait_for(f"namespace {name} is gone", lambda: not self._has_namespace(name))  # noqa: B023
         self._server.kill()
         self.admin.close()
 
