@@ -20,6 +20,7 @@ RUNTIMES: Final = {"cri-o": "crio", "containerd": "containerd"}
 
 _OPTIONS: Final = {KUBELET: "--kubelet-url", "crio": "--crio-socket", "containerd": "--containerd-socket"}
 _NODE: Final = "$(node_ip)"
+_KUBELET_PORT: Final = 10250
 
 
 class _NotDeployed(Exception):
@@ -121,7 +122,8 @@ def _runtime(name: str, path: str, *, everywhere: bool) -> Part:
 def _at_url(name: str, url: str, config: DeployConfig) -> Part:
     try:
         # Lower-cased, as host names are compared; "$(NODE_IP)" passes as one.
-        host = urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise _NotDeployed(f"its url cannot be read: {error}") from error
     if not config.allows_host(host):
@@ -129,6 +131,9 @@ def _at_url(name: str, url: str, config: DeployConfig) -> Part:
             f"its url's host {_shown(host)} is not among those that agents may ask ({_listing(config.url_hosts)}): "
             "whoever installed nodeobs can allow it"
         )
+    if name == KUBELET and port != _KUBELET_PORT:
+        # At another one, a NodePort for instance, somebody else may listen, and would be sent the agent's token.
+        raise _NotDeployed(f"its url's port must be {_KUBELET_PORT}, the kubelet's own: agents send their token there")
     loopback = _is_loopback(host)
     if loopback and not config.host_network:
         raise _NotDeployed(

@@ -243,6 +243,13 @@ def test_refusals_are_told_while_the_others_profile(drive: Drive) -> None:
     }
 
 
+def test_a_refusal_that_is_nested_too_deep_is_the_kubelets(drive: Drive) -> None:
+    drive.kubelets.say["node-1"] = text(500, '{"a":' + "[" * 4000)
+    outcome = drive.over()["node-1"]
+    assert outcome.reason is FailureReason.BAD_RESPONSE
+    assert "the kubelet answered 500" in outcome.message
+
+
 def test_a_kubelet_that_was_just_restarting_is_asked_again(drive: Drive) -> None:
     def restarting(request: Request) -> Answer:
         first = len(drive.asked("node-1")) == 1

@@ -321,3 +321,9 @@ def test_what_cleans_up_comes_and_goes_with_its_rights() -> None:
     assert (told["namespace"], told["agent_namespace"], told["yes"]) == (NAMESPACE, AGENTS, True)
     without = objects(render("--set", "uninstall.enabled=false"))
     assert [item["kind"] for item in without if is_hook(item)] == ["Pod"]
+
+
+@pytest.mark.parametrize("name", ["123", "true", "1e3"])
+def test_a_releases_name_is_a_word_whatever_it_looks_like(name: str) -> None:
+    found = objects(helm("template", name, CHART, "--namespace", NAMESPACE))
+    assert {item["metadata"]["labels"].get("app.kubernetes.io/instance", name) for item in found} == {name}

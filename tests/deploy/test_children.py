@@ -140,7 +140,7 @@ def test_the_agents_understand_their_command_line() -> None:
         ([{"name": "crio", "socket": "/run/crio/other.sock"}], {"crio": "unix:/run/crio/other.sock"}),
         ([{"name": "own", "socket": "/run/crio/a=b.sock"}], {"own": "unix:/run/crio/a=b.sock"}),
         ([{"name": "etcd", "url": "https://$(NODE_IP):2379/debug/pprof"}], {"etcd": "https://10.0.0.7:2379"}),
-        ([{"name": "kubelet", "url": "https://$(NODE_IP):10251"}], {"kubelet": "https://10.0.0.7:10251"}),
+        ([{"name": "kubelet", "url": "https://$(NODE_IP):10250/"}], {"kubelet": "https://10.0.0.7:10250"}),
         ([{"name": "crio", "url": "http://$(NODE_IP):9"}], {"crio": "http://10.0.0.7:9"}),
         ([{"name": "kubelet", "socket": "/run/crio/k.sock"}], {"kubelet": "unix:/run/crio/k.sock"}),
     ],

@@ -105,3 +105,11 @@ def test_nothing_but_allowed_folders_is_ever_mounted(steps: list[str]) -> None:
     found = chosen({"name": "own", "socket": "/" + "/".join([*steps, "x.sock"])})
     assert set(found.folders) <= {"/run/containerd", "/run/crio", "/var/run/crio", "/var/run/containerd"}
     assert len(found.names) + len(found.problems) == 1
+
+
+@pytest.mark.parametrize("url", ["https://$(NODE_IP):31234", "https://$(NODE_IP)", "http://$(NODE_IP):31234/x"])
+def test_the_kubelets_token_goes_to_no_other_port_of_the_node(url: str) -> None:
+    found = chosen({"name": "kubelet", "url": url})
+    assert found.names == ()
+    assert "its url's port must be 10250" in found.problems[0]
+    assert chosen({"name": "other", "url": url}).names == ("other",)
