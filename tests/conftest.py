@@ -24,27 +24,6 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks then
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (pytest-xdist), each cluster is one process's; the longest goes first."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_shares(item)))
-    items.sort(key=lambda item: next((i for i, lab in enumerate(_LABS) if lab == _shares(item)), len(_LABS)))
-
-
-_LABS = ("cluster", "api_server")
-
-
-def _shares(item: pytest.Item) -> str:
-    """What a test has in common with others: a lab, or its module with the fixtures of that."""
-    used = getattr(item, "fixturenames", ())
-    if "image_archive" in used:  # built once, for the cluster
-        return "cluster"
-    return next((lab for lab in _LABS if lab in used), str(item.path))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
