@@ -327,3 +327,9 @@ def test_what_cleans_up_comes_and_goes_with_its_rights() -> None:
 def test_a_releases_name_is_a_word_whatever_it_looks_like(name: str) -> None:
     found = objects(helm("template", name, CHART, "--namespace", NAMESPACE))
     assert {item["metadata"]["labels"].get("app.kubernetes.io/instance", name) for item in found} == {name}
+
+
+def test_a_namespace_whose_agents_would_have_too_long_a_one_is_refused() -> None:
+    with pytest.raises(Refused, match=r"longer than 63 characters: set agents\.namespace"):
+        render(namespace="a" * 60)
+    assert render("--set", "agents.namespace=b", namespace="a" * 60)

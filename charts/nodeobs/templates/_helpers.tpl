@@ -112,6 +112,9 @@ imagePullSecrets:
 {{- if eq (include "nodeobs.agentsNamespace" .) .Release.Namespace }}
 {{- fail (printf "agents.namespace must be another than the release's, which is %q: agents may need a node's socket, and the service's namespace forbids that to every pod" .Release.Namespace) }}
 {{- end }}
+{{- if gt (len (include "nodeobs.agentsNamespace" .)) 63 }}
+{{- fail (printf "the agents' namespace would be %q, which is longer than 63 characters: set agents.namespace" (include "nodeobs.agentsNamespace" .)) }}
+{{- end }}
 {{- with $outputs.objectStore }}
 {{- if and (not .url) (or .endpoint .region .existingSecret .credentials .environment) }}
 {{- fail "outputs.objectStore has no effect without its url: set outputs.objectStore.url to s3://bucket/prefix, gs://… or az://…" }}
