@@ -111,12 +111,14 @@ class Release(Resources):
             return self.cluster.kubectl(*logs) + self.cluster.kubectl("describe", "nob,nobr", "-n", NAMESPACE)
         return ""
 
-    def _has_namespace(self, name: str) -> bool:
+    def _is_gone(self, namespace: str) -> bool:
         try:
-            self.admin.get(_NAMESPACES.item(name))
+            self.admin.get(_NAMESPACES.item(namespace))
         except NotFound:
-            return False
-        return True
+            return True
+        if not self.get("pods", "-n", namespace)["items"]:
+            self.cluster.remove_namespace(namespace)
+        return False
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -125,7 +127,8 @@ class Release(Resources):
         remove_definitions(self.cluster)
         for name in (NAMESPACE, AGENTS):
             self.cluster.remove_namespace(name)
-            wait_for(f"namespace {name} is gone", lambda: not self._has_namespace(name))  # noqa: B023
+            # Its controller stumbles over the definitions that were just deleted, and tries again after minutes.
+            wait_for(f"namespace {name} is gone", lambda: self._is_gone(name), seconds=180, every=2.0)  # noqa: B023
         self._server.kill()
         self.admin.close()
 

@@ -31,7 +31,7 @@ root = "{folder}/root"
 state = "{folder}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper"]
 [grpc]
-  address = "{folder}/containerd.sock"
+  address = "{folder}/c.sock"
 [debug]
   address = "{socket}"
 """
