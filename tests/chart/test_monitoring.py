@@ -160,6 +160,15 @@ CASES: Final[list[tuple[str, dict[str, str], str, int]]] = [
     ),
     ("NodeobsRunHangs", {f"nodeobs_run_in_progress{CLUSTER}": "1x100"}, "90m", 1),
     ("NodeobsRunHangs", {f"nodeobs_run_in_progress{CLUSTER}": "1x60 0x60"}, "90m", 0),
+    (
+        "NodeobsRunHangs",
+        {
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="a"}': "1x50",
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="b"}': "_x49 1x60",
+        },
+        "90m",
+        1,
+    ),
     ("NodeobsAlertsNotAnswered", {'nodeobs_alert_notifications_total{outcome="failed"}': "0x5 3x10"}, "10m", 1),
     ("NodeobsAlertsNotAnswered", {'nodeobs_alert_notifications_total{outcome="unmatched"}': "0x5 3x10"}, "10m", 0),
     ("NodeobsTriggersWrong", {"nodeobs_triggers_last_reload_successful": "0x20"}, "10m", 1),
