@@ -99,10 +99,11 @@ class RunExporter:
             return
         parent, metrics = run.spec.node_observability_ref.name, self._metrics
         finished = status.finished_timestamp.timestamp()
-        metrics.last_run_agents.labels(parent).set(summary.nodes)
-        metrics.last_run_failed_agents.labels(parent).set(summary.failed)
-        metrics.last_run_timestamp.labels(parent).set(finished)
-        metrics.last_run_start_skew.labels(parent).set(summary.start_skew_seconds)
+        if status.phase is not Phase.CANCELLED:  # what it lacks, somebody did not want any more
+            metrics.last_run_agents.labels(parent).set(summary.nodes)
+            metrics.last_run_failed_agents.labels(parent).set(summary.failed)
+            metrics.last_run_timestamp.labels(parent).set(finished)
+            metrics.last_run_start_skew.labels(parent).set(summary.start_skew_seconds)
         if status.phase is Phase.SUCCEEDED:
             metrics.last_success_timestamp.labels(parent).set(finished)
         if summary.bytes:

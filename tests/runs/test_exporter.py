@@ -97,6 +97,15 @@ def test_what_happened_last_is_rebuilt_from_the_store(registry: CollectorRegistr
     assert value("nodeobs_runs_total", {"result": "Succeeded", "trigger": "alert"}) == 0, "counted when they finished"
 
 
+def test_a_cancelled_run_is_no_failure_of_its_nodes(registry: CollectorRegistry, exporter: RunExporter) -> None:
+    exporter.finished(finished("good", age=50), manifest())
+    exporter.finished(finished("cancelled", phase=Phase.CANCELLED, size=7, failed=3), manifest())
+    value = registry.get_sample_value
+    assert value("nodeobs_last_run_failed_agents", CLUSTER) == 0
+    assert value("nodeobs_last_run_timestamp_seconds", CLUSTER) == START.timestamp() - 50
+    assert value("nodeobs_last_output_bytes", CLUSTER) == 7, "what it left is an output all the same"
+
+
 def test_standing_by_exports_nothing_of_the_last_runs(registry: CollectorRegistry, exporter: RunExporter) -> None:
     exporter.restore([finished("r1")], [make_observability()])
     exporter.clear()
