@@ -76,8 +76,8 @@ class View:
 
     @property
     def to_label(self) -> list[Machine]:
-        """Nodes that lack the label. Somebody else's label is as good as ours."""
-        return [machine for machine in self.chosen if not machine.labelled]
+        """Nodes that lack the label. Somebody else's is as good as ours, and with a value it is theirs to take off."""
+        return [machine for machine in self.chosen if not machine.labelled and not machine.mislabelled]
 
     @property
     def to_unlabel(self) -> list[Machine]:
@@ -179,11 +179,11 @@ def _on(config: NodeObservabilityMachineConfig, view: View) -> Verdict:
     apart = _apart(selected)
     if not mine:
         if apart:
-            return Verdict(enabled=False, reason="Failed", message=_sentences(apart[0], "no other node is selected"))
+            return Verdict(enabled=False, reason="Invalid", message=_sentences(apart[0], "no other node is selected"))
         message = "no node is selected: none has the labels of spec.nodeSelector"
         return Verdict(enabled=False, reason="Progressing", message=message)
-    if view.problems:
-        return Verdict(enabled=False, reason="Failed", message=_sentences(*view.problems, *apart))
+    if problems := [*view.problems, *_mislabelled(mine)]:
+        return Verdict(enabled=False, reason="Failed", message=_sentences(*problems, *apart))
     reason, message = _rolled_out(mine, view)
     return Verdict(enabled=reason == "Ready", reason=reason, message=_sentences(message, *apart))
 
@@ -223,6 +223,12 @@ def _degraded(pool: Pool) -> str:
 def _apart(selected: Sequence[Machine]) -> list[str]:
     names = [machine.name for machine in selected if machine.control_plane]
     return [f"of the control plane, and left alone: {_names(names)}"] if names else []
+
+
+def _mislabelled(mine: Sequence[Machine]) -> list[str]:
+    names = [machine.name for machine in mine if machine.mislabelled]
+    why = "has a value that somebody else set, with which the pool does not select it"
+    return [f"the label {LABEL} of {_names(names)} {why}"] if names else []
 
 
 def _condition(

@@ -102,8 +102,13 @@ class Machine(msgspec.Struct, frozen=True):
 
     @property
     def labelled(self) -> bool:
-        """Whether it has the label, whoever set it."""
-        return LABEL in self.labels
+        """Whether it has the label as the pool selects it, whoever set it."""
+        return self.labels.get(LABEL) == ""
+
+    @property
+    def mislabelled(self) -> bool:
+        """Whether somebody gave the label a value, with which the pool does not select it."""
+        return bool(self.labels.get(LABEL))
 
     @property
     def control_plane(self) -> bool:

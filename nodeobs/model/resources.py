@@ -220,7 +220,7 @@ class MachineConfigSpec(Document, frozen=True, kw_only=True):
     debug: DebugSettings = field(default_factory=DebugSettings)
     """What to turn on."""
     node_selector: Labels = field(default_factory=dict)
-    """Labels of the nodes where it is turned on. Empty: every node."""
+    """Labels of the nodes where it is turned on, those of the control plane left out. Empty: every other node."""
 
 
 class MachineConfigStatus(Document, frozen=True, kw_only=True):

@@ -155,7 +155,8 @@ class Operator:
     def begin(self) -> None:
         """Notice what has changed: nodes are told their configuration, pools tell that they are updating."""
         for node in self._nodes():
-            pool = MACHINE_POOL if LABEL in node["metadata"]["labels"] and self._world.pool() else "worker"
+            labelled = node["metadata"]["labels"].get(LABEL) == ""  # as the selector says
+            pool = MACHINE_POOL if labelled and self._world.pool() else "worker"
             self._set(node, _CONFIGS[1], self._rendered(pool))
         self._tell()
 

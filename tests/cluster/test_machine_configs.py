@@ -192,7 +192,7 @@ def test_no_worker_no_change(world: Machining, operator: Operator) -> None:
     world.config("masters")
     world.config("nowhere", no="such")
     world.lead()
-    world.wait_said("Failed", "Failed", f"of the control plane, and left alone: {apart}. no other", name="masters")
+    world.wait_said("Invalid", "Invalid", f"of the control plane, and left alone: {apart}. no other", name="masters")
     world.wait_said("Progressing", "Progressing", "no node is selected", name="nowhere")
     assert world.labelled() == set()
     assert world.machine_config() is None
@@ -298,3 +298,24 @@ def test_without_its_rights_it_says_so_and_changes_nothing(world: Machining, ope
     assert "finalizers" not in (world.stored() or {})["metadata"]
     world.give()
     enabled(world, operator, one)
+
+
+def test_a_label_with_a_value_is_not_the_pools_and_is_told(world: Machining, operator: Operator) -> None:
+    mine, theirs = world.worker("a"), world.worker("b", **{LABEL: "yes"})
+    world.config()
+    world.lead()
+    wait_for("the node is labelled", lambda: world.labelled() == {mine, theirs}, seconds=20)
+    operator.finish()
+    found = world.wait_said("Failed", "Failed", f"the label {LABEL} of {theirs} has a value")
+    assert "the pool does not select it" in found
+    written = settled(world)
+    assert [path for _, path in written if path.endswith(theirs)] == []
+    world.patch(NODES.item(theirs), {"metadata": {"labels": {LABEL: ""}}})
+    operator.finish()
+    world.wait_said("Enabled", "Ready", "is on for 2 nodes")
+    world.patch(NODES.item(theirs), {"metadata": {"labels": {LABEL: "yes"}}})
+    world.delete()
+    wait_for("ours is off", lambda: world.labelled() == {theirs}, seconds=20)
+    operator.finish()
+    world.wait_gone()
+    assert world.pool() is None, "no node is in it"

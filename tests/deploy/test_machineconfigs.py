@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nodeobs.deploy.machineconfigs import FINALIZER, View, left, pool_needed, status_of, verdict
 from nodeobs.deploy.machines import (
@@ -25,10 +29,42 @@ from tests.deploy.documents import NOW
 GROUP = "machineconfiguration.openshift.io"
 MASTER = "node-role.kubernetes.io/master"
 
+SELECTORS = st.dictionaries(st.sampled_from("ac"), st.sampled_from("bd"), max_size=2)
 
-def config(name: str = "cluster", *, on: bool = True, held: bool = True, **metadata: Any) -> Any:
+
+@st.composite
+def machines(draw: st.DrawFn) -> list[Machine]:
+    """Nodes of all kinds: whose label is ours, somebody else's or of no pool, and those of the control plane."""
+    kinds = st.tuples(st.sampled_from(["", NODE_MANAGER, "kubectl", "yes"]), st.booleans(), SELECTORS)
+    return [
+        machine(
+            f"node-{number}",
+            *([MASTER] if master else []),
+            *([LABEL] if by in (NODE_MANAGER, "kubectl") else []),
+            by=by,
+            **({LABEL: by} if by == "yes" else {}),
+            **labels,
+        )
+        for number, (by, master, labels) in enumerate(draw(st.lists(kinds, max_size=6)))
+    ]
+
+
+def written(before: Machine, *, label: bool) -> Machine:
+    """The node once its label was applied, or taken off."""
+    labels = {key: value for key, value in before.labels.items() if key != LABEL} | ({LABEL: ""} if label else {})
+    return Machine(before.name, before.uid, labels, label, before.in_pool)
+
+
+def config(
+    name: str = "cluster",
+    *,
+    on: bool = True,
+    held: bool = True,
+    selector: Mapping[str, str] | None = None,
+    **metadata: Any,
+) -> Any:
     finalizers = [FINALIZER] if held else []
-    spec = {"debug": {"enableCrioProfiling": on}, "nodeSelector": {"a": "b"}}
+    spec = {"debug": {"enableCrioProfiling": on}, "nodeSelector": {"a": "b"} if selector is None else selector}
     document = {"metadata": {"name": name, "finalizers": finalizers, **metadata}, "spec": spec}
     return from_builtins(document, NodeObservabilityMachineConfig)
 
@@ -113,7 +149,7 @@ def test_the_control_plane_is_never_labelled() -> None:
     assert seen.to_label == []
     assert said(seen)[2] == "CRI-O's profiling is on for 1 nodes. of the control plane, and left alone: apart"
     assert said(view(machines=(apart,)))[1:] == (
-        "Failed",
+        "Invalid",
         "of the control plane, and left alone: apart. no other node is selected",
     )
     # One that was labelled, and became one of the control plane's.
@@ -132,6 +168,46 @@ def test_which_nodes_are_labelled_and_which_are_not_any_more() -> None:
     bare = view(configs=(config(held=False),), machines=machines)
     assert (bare.held, bare.to_label, bare.to_unlabel) == ([], [], [astray])
     assert left(view(configs=(config(held=False),))) == ""
+
+
+@given(machines(), st.lists(st.tuples(st.booleans(), SELECTORS), max_size=4))
+def test_one_round_labels_the_union_of_all_that_are_on_and_the_next_nothing(
+    found: list[Machine], wishes: list[tuple[bool, dict[str, str]]]
+) -> None:
+    configs = tuple(config(f"c-{n}", on=on, selector=selector) for n, (on, selector) in enumerate(wishes))
+    seen = View(openshift=True, served=True, configs=configs, machines=found)
+    on, off = ({one.name for one in some} for some in (seen.to_label, seen.to_unlabel))
+    wanted = {
+        one.name
+        for one in found
+        if MASTER not in one.labels
+        and any(wish and selector.items() <= one.labels.items() for wish, selector in wishes)
+    }
+    assert on == {one.name for one in found if one.name in wanted and LABEL not in one.labels}
+    assert off == {one.name for one in found if one.name not in wanted and one.ours}
+    after = [written(one, label=one.name in on) if one.name in on | off else one for one in found]
+    settled = View(openshift=True, served=True, configs=configs, machines=after)
+    assert (settled.to_label, settled.to_unlabel) == ([], [])
+
+
+def test_an_empty_selector_is_every_node_but_the_control_planes() -> None:
+    everywhere = (config(selector={}),)
+    apart, plain = machine("apart", MASTER, by="kubelet"), machine("plain", a="c")
+    seen = view(configs=everywhere, machines=(machine("one"), plain, apart))
+    assert [one.name for one in seen.to_label] == ["one", "plain"]
+    assert said(view(configs=everywhere, machines=(apart,)))[1] == "Invalid"
+
+
+def test_a_label_with_a_value_is_told_and_brings_no_node_into_the_pool() -> None:
+    valued = machine("one", **{LABEL: "yes"})
+    seen = view(pool("nodeobservability", "Updated"), machines=(valued, machine("two", LABEL)))
+    assert (seen.to_label, seen.to_unlabel) == ([], [])
+    assert said(seen)[1:] == (
+        "Failed",
+        f"the label {LABEL} of one has a value that somebody else set, with which the pool does not select it",
+    )
+    back = view(pool("worker", "Updated"), pool(machineCount=0), machines=(valued,))
+    assert pool_needed(back) == ""
 
 
 def test_what_is_left_is_told_in_turn() -> None:
