@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import ssl
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.disks import small_disk
 from tests.fakes.pprof_target import PprofTarget
 from tests.nodeagent.helpers import AgentFactory, AgentProcess, Certificates, issue
 
@@ -75,16 +74,7 @@ def agent(run_agent: AgentFactory, target: PprofTarget) -> AgentProcess:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def one_megabyte(tmp_path: Path) -> Iterator[Path]:
+    """A disk of that size."""
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        yield disk

@@ -151,13 +151,13 @@ def test_a_file_that_vanishes_meanwhile_is_not_found(agent: AgentProcess, tmp_pa
 
 
 def test_a_full_disk_does_not_keep_it_from_starting(
-    run_agent: AgentFactory, target: PprofTarget, small_disk: Path
+    run_agent: AgentFactory, target: PprofTarget, one_megabyte: Path
 ) -> None:
-    first = run_agent("--target", f"api={target.url}", storage=small_disk)
+    first = run_agent("--target", f"api={target.url}", storage=one_megabyte)
     begin_half_done(first, target)
     first.stop(signal.SIGKILL)
-    fill(small_disk / "filler")
-    again = run_agent("--target", f"api={target.url}", storage=small_disk)
+    fill(one_megabyte / "filler")
+    again = run_agent("--target", f"api={target.url}", storage=one_megabyte)
     assert again.client.get("/v1/collections/run-1").json()["reason"] == "AgentRestarted"
     again.stop()
 

@@ -173,22 +173,22 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_a_reason_and_the_agent_goes_on(
-    run_agent: AgentFactory, target: PprofTarget, small_disk: Path
+    run_agent: AgentFactory, target: PprofTarget, one_megabyte: Path
 ) -> None:
-    agent = run_agent("--target", f"api={target.url}", storage=small_disk)
+    agent = run_agent("--target", f"api={target.url}", storage=one_megabyte)
     target.behave(stream(5_000_000), "heap")
     cpu, heap = agent.collect("run-1", profiles=["cpu", "heap"])["pieces"]
     assert (cpu["state"], heap["reason"]) == ("Done", "StorageFull")
     assert "no space left" in heap["message"]
     assert agent.client.get("/readyz").status_code == 200
-    fill(small_disk / "filler")
+    fill(one_megabyte / "filler")
     refused = agent.start("run-2")
     assert (refused.status_code, refused.json()["reason"]) == (507, "StorageFull")
     assert agent.client.get("/v1/collections/run-2").status_code == 404
     agent.stop()
-    agent = run_agent("--target", f"api={target.url}", storage=small_disk)
+    agent = run_agent("--target", f"api={target.url}", storage=one_megabyte)
     assert agent.client.get("/v1/collections/run-1/files/api-cpu.pb.gz").content == sample_profile()
-    (small_disk / "filler").unlink()
+    (one_megabyte / "filler").unlink()
     target.behave(serve, "heap")
     assert agent.collect("run-3", profiles=["heap"])["pieces"][0]["state"] == "Done"
     agent.stop()
