@@ -26,6 +26,7 @@ from typing import Any
 from nodeobs.agents.agent import Agent, start_skew
 from nodeobs.agents.client import AgentConnector
 from nodeobs.agents.fanout import collect, purge
+from nodeobs.agents.order import Order
 from nodeobs.agents.plan import Plan, lead_seconds
 from nodeobs.model import ProfileType
 from tests.fakes.agent_simulator import SimulatorProcess, issue_certificate
@@ -64,10 +65,9 @@ class Measurement:
         plan = Plan(f"bench-{reachable}", ("kubelet",), (ProfileType.CPU,), self._seconds)
         wall, cpu, self._begun = time.time(), time.process_time(), time.monotonic()
         with tempfile.TemporaryDirectory() as spool:
-            outcomes = await collect(
-                rows,
-                plan,
-                connector=self._connector,
+            order = Order(
+                agents=rows,
+                plan=plan,
                 spool=Path(spool),
                 sink=self._sink,
                 deadline_seconds=self._seconds + 60,
@@ -75,6 +75,7 @@ class Measurement:
                 on_started=self._started,
                 on_retrieving=self._retrieving,
             )
+            outcomes = await collect(order, connector=self._connector)
         total, cpu = time.monotonic() - self._begun, time.process_time() - cpu
         await purge(rows[:reachable], plan.run_uid, connector=self._connector)
         delivered = [outcome for outcome in outcomes if outcome.delivered]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as change
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import structlog
 
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
-from nodeobs.agents.plan import Patience, Plan, lead_seconds, telling_seconds
-from nodeobs.agents.session import Party, Session, Sink, Work
+from nodeobs.agents.order import Order
+from nodeobs.agents.plan import Patience, lead_seconds, telling_seconds
+from nodeobs.agents.session import Party, Session, Work
 from nodeobs.errors import AgentError
 from nodeobs.model import FailureReason
 
@@ -24,69 +24,34 @@ _PATIENCE = Patience()
 _SHORTEST_WINDOW = 2.0
 
 
-async def collect(  # noqa: PLR0913 - the driver's whole side of a Run; each has its own meaning
-    agents: Sequence[Agent],
-    plan: Plan,
-    *,
-    connector: AgentConnector,
-    spool: Path,
-    sink: Sink,
-    deadline_seconds: float,
-    cancelled: asyncio.Event,
-    on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-    on_retrieving: Callable[[], Awaitable[None]],
-    patience: Patience = _PATIENCE,
+async def collect(
+    order: Order, *, connector: AgentConnector, patience: Patience = _PATIENCE
 ) -> tuple[AgentOutcome, ...]:
-    """Start on all agents, wait, bring every file to ``spool/<node>/<name>`` and give it to ``sink``.
+    """Start on all agents, wait, bring every file here and give it to the order's sink.
 
-    Returns an outcome for every agent, in their order, at the latest after ``deadline_seconds``; what is missing then
-    is ``Timeout``. Setting ``cancelled`` tells the agents to stop, and what is missing is ``Cancelled``. Cancelling
-    the task leaves the agents at their work, for another driver to go on with.
-
-    ``on_started`` is awaited once, when every agent has started or failed to, with the outcomes so far;
-    ``on_retrieving`` once after that, when the first file is about to be fetched, or never. What they raise ends the
-    collection as cancelling the task does, and is raised here. Names of the agents must be unique.
+    Returns an outcome for every agent, in their order, at the latest at the order's deadline. Cancelling the task
+    leaves the agents at their work, for another driver to go on with. What ``on_started`` and ``on_retrieving`` raise
+    ends the collection as cancelling the task does, and is raised here.
     """
     outcomes, unwanted = await conduct(
-        agents,
-        plan,
-        open_party=partial(Session, connector=connector),
-        now=connector.now,
-        spool=spool,
-        sink=sink,
-        deadline_seconds=deadline_seconds,
-        cancelled=cancelled,
-        on_started=on_started,
-        on_retrieving=on_retrieving,
-        patience=patience,
+        order, open_party=partial(Session, connector=connector), now=connector.now, patience=patience
     )
     if unwanted:
-        await _drop(unwanted, plan.run_uid, connector, patience)
+        await _drop(unwanted, order.plan.run_uid, connector, patience)
     return outcomes
 
 
-async def conduct(  # noqa: PLR0913 - as collect
-    agents: Sequence[Agent],
-    plan: Plan,
-    *,
-    open_party: Callable[[Agent, Work], Party],
-    now: Callable[[], datetime],
-    spool: Path,
-    sink: Sink,
-    deadline_seconds: float,
-    cancelled: asyncio.Event,
-    on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-    on_retrieving: Callable[[], Awaitable[None]],
-    patience: Patience,
+async def conduct(
+    order: Order, *, open_party: Callable[[Agent, Work], Party], now: Callable[[], datetime], patience: Patience
 ) -> tuple[tuple[AgentOutcome, ...], Sequence[Agent]]:
     """Have all parties of a Run do their part, as :func:`collect` says; who is to be told that it was cancelled."""
-    run = _Run(agents, plan, open_party=open_party, now=now, spool=spool, sink=sink, patience=patience)
+    run = _Run(order, open_party=open_party, now=now, patience=patience)
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            herald = group.create_task(run.announce(on_started, on_retrieving))
+            herald = group.create_task(run.announce())
             tasks = [group.create_task(session.run()) for session in run.sessions]
-            guard = group.create_task(run.guard(tasks, cancelled, deadline_seconds))
+            guard = group.create_task(run.guard(tasks))
             if tasks:
                 await asyncio.wait(tasks)
             run.over()
@@ -115,15 +80,13 @@ class _Run:
 
     def __init__(
         self,
-        agents: Sequence[Agent],
-        plan: Plan,
+        order: Order,
         *,
         open_party: Callable[[Agent, Work], Party],
         now: Callable[[], datetime],
-        spool: Path,
-        sink: Sink,
         patience: Patience,
     ) -> None:
+        plan, agents = order.plan, order.agents
         telling = telling_seconds(len(agents))
         begun = now()
         start_at = plan.start_at or begun + timedelta(seconds=lead_seconds(len(agents)))
@@ -132,14 +95,15 @@ class _Run:
         work = Work(
             plan=plan,
             patience=change(patience, connect=max(patience.connect, telling)),
-            spool=spool,
-            sink=sink,
+            spool=order.spool,
+            sink=order.sink,
             start_at=start_at,
             give_up_at=asyncio.get_running_loop().time() + max(telling, (start_at - begun).total_seconds()) + window,
             poll_spread=lead_seconds(len(agents)),
             settled=self._settle,
             retrieving=self._retrieve,
         )
+        self._order = order
         self.sessions = [open_party(agent, work) for agent in agents]
         self.unwanted: list[Agent] = []
         """Agents that were started and are to stop."""
@@ -148,23 +112,20 @@ class _Run:
         self._started = asyncio.Event()
         self._retrieving_or_over = asyncio.Event()
 
-    async def announce(
-        self,
-        on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-        on_retrieving: Callable[[], Awaitable[None]],
-    ) -> None:
+    async def announce(self) -> None:
         """Tell the driver how far the Run is."""
         await self._started.wait()
-        await on_started([session.outcome() for session in self.sessions])
+        await self._order.on_started([session.outcome() for session in self.sessions])
         await self._retrieving_or_over.wait()
         if self._retrieved:
-            await on_retrieving()
+            await self._order.on_retrieving()
 
-    async def guard(self, tasks: Sequence[asyncio.Task[None]], cancelled: asyncio.Event, seconds: float) -> None:
+    async def guard(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """End what is not over when the Run is cancelled or its time is up."""
+        seconds = self._order.deadline_seconds
         try:
             async with asyncio.timeout(seconds):
-                await cancelled.wait()
+                await self._order.cancelled.wait()
             reason, why = FailureReason.CANCELLED, "the Run was cancelled"
         except TimeoutError:
             reason, why = FailureReason.TIMEOUT, f"not finished at the Run's deadline, {seconds:.3g} s after its start"

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -19,8 +18,8 @@ from nodeobs.agents import fanout, proxyfailures
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.handshakes import Handshakes
 from nodeobs.agents.kubelets import KubeletSession
-from nodeobs.agents.plan import Patience, Plan
-from nodeobs.agents.session import Sink
+from nodeobs.agents.order import Order
+from nodeobs.agents.plan import Patience
 from nodeobs.debugpprof import is_timed, path_of
 from nodeobs.errors import AgentError, AgentUnavailable, ConfigurationError, NotFound
 from nodeobs.kube.lane import SOCKET_OPTIONS
@@ -58,34 +57,16 @@ class NodeProxy:
         """All nodes, whichever NodeObservability asks: it needs nothing on them."""
         return self._nodes()
 
-    async def collect(  # noqa: PLR0913 - as the protocol has it
-        self,
-        agents: Sequence[Agent],
-        plan: Plan,
-        *,
-        spool: Path,
-        sink: Sink,
-        deadline_seconds: float,
-        cancelled: asyncio.Event,
-        on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-        on_retrieving: Callable[[], Awaitable[None]],
-    ) -> tuple[AgentOutcome, ...]:
+    async def collect(self, order: Order) -> tuple[AgentOutcome, ...]:
         """Profile the kubelets of those nodes.
 
         Cancelling the task ends their profiles, which nobody keeps: whoever goes on starts those again that are not in
-        ``plan.stored``.
+        ``order.plan.stored``.
         """
         outcomes, _ = await fanout.conduct(
-            agents,
-            plan,
+            order,
             open_party=partial(KubeletSession, connect=self._connect, now=self._now, randomness=self._randomness),
             now=self._now,
-            spool=spool,
-            sink=sink,
-            deadline_seconds=deadline_seconds,
-            cancelled=cancelled,
-            on_started=on_started,
-            on_retrieving=on_retrieving,
             patience=self._patience,
         )
         return outcomes

@@ -15,6 +15,7 @@ from nodeobs.agents import failures, upstream
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentClient, AgentConnector, Started
 from nodeobs.agents.ledger import Ledger
+from nodeobs.agents.order import Sink
 from nodeobs.agents.plan import Patience, Plan
 from nodeobs.agents.retry import pauses, persist
 from nodeobs.agents.transfer import fetch
@@ -24,9 +25,6 @@ from nodeobs.model import Collection, CollectionState, FailureReason, PieceResul
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-Sink = Callable[[Agent, PieceResult, Path], Awaitable[None]]
-"""Checks a fetched file and stores it; raises AgentError where it fails that piece."""
 
 _FIRST_LOOK = 1.0
 """Seconds after an agent's start."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nodeobs.agents import fanout
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
-from nodeobs.agents.plan import Plan
-from nodeobs.agents.session import Sink
+from nodeobs.agents.order import Order
 
 
 class Way(Protocol):
@@ -24,19 +21,8 @@ class Way(Protocol):
             StoreUnavailable: they cannot be found out now.
         """
 
-    async def collect(  # noqa: PLR0913 - the driver's whole side of a Run
-        self,
-        agents: Sequence[Agent],
-        plan: Plan,
-        *,
-        spool: Path,
-        sink: Sink,
-        deadline_seconds: float,
-        cancelled: asyncio.Event,
-        on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-        on_retrieving: Callable[[], Awaitable[None]],
-    ) -> tuple[AgentOutcome, ...]:
-        """Bring what they profile to the spool and give it to ``sink``, as :func:`fanout.collect` says."""
+    async def collect(self, order: Order) -> tuple[AgentOutcome, ...]:
+        """Bring what they profile to the spool and give it to the sink, as :func:`fanout.collect` says."""
 
     async def purge(self, agents: Sequence[Agent], run_uid: str) -> None:
         """Have the nodes forget what they may still hold of a finished Run; best effort, within a few seconds."""
@@ -53,30 +39,9 @@ class ByAgents:
         """The nodes and the agents that they have."""
         return self._agents(observability)
 
-    async def collect(  # noqa: PLR0913 - as the protocol has it
-        self,
-        agents: Sequence[Agent],
-        plan: Plan,
-        *,
-        spool: Path,
-        sink: Sink,
-        deadline_seconds: float,
-        cancelled: asyncio.Event,
-        on_started: Callable[[Sequence[AgentOutcome]], Awaitable[None]],
-        on_retrieving: Callable[[], Awaitable[None]],
-    ) -> tuple[AgentOutcome, ...]:
+    async def collect(self, order: Order) -> tuple[AgentOutcome, ...]:
         """Start, wait, fetch."""
-        return await fanout.collect(
-            agents,
-            plan,
-            connector=self._connector,
-            spool=spool,
-            sink=sink,
-            deadline_seconds=deadline_seconds,
-            cancelled=cancelled,
-            on_started=on_started,
-            on_retrieving=on_retrieving,
-        )
+        return await fanout.collect(order, connector=self._connector)
 
     async def purge(self, agents: Sequence[Agent], run_uid: str) -> None:
         """Have them delete their copies."""

@@ -22,6 +22,7 @@ import structlog
 
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.order import Order
 from nodeobs.agents.plan import Plan
 from nodeobs.agents.roster import Selection, select
 from nodeobs.agents.via import AGENTS, API_SERVER, NEEDS_CLUSTER
@@ -269,14 +270,16 @@ class Driver:
             if self._claimed.cancelled:
                 cancelled.set()
         return await way.collect(
-            agents,
-            plan,
-            spool=delivery.spool,
-            sink=delivery.accept,
-            deadline_seconds=plan.duration_seconds + self._around.grace_seconds,
-            cancelled=cancelled,
-            on_started=self._started,
-            on_retrieving=self._retrieving,
+            Order(
+                agents=agents,
+                plan=plan,
+                spool=delivery.spool,
+                sink=delivery.accept,
+                deadline_seconds=plan.duration_seconds + self._around.grace_seconds,
+                cancelled=cancelled,
+                on_started=self._started,
+                on_retrieving=self._retrieving,
+            )
         )
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -14,6 +14,7 @@ from typing import Any
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.client import AgentConnector, Locate
 from nodeobs.agents.fanout import collect
+from nodeobs.agents.order import Order
 from nodeobs.agents.plan import Patience, Plan
 from nodeobs.model import PieceResult, ProfileType
 from tests.fakes.agent_simulator import Behaviour, Fleet, SimulatedAgent
@@ -84,18 +85,17 @@ class Drive:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, agents: Sequence[Agent]) -> tuple[AgentOutcome, ...]:
-        return await collect(
-            agents,
-            self.plan,
-            connector=self.connector,
+        order = Order(
+            agents=agents,
+            plan=self.plan,
             spool=self.spool,
             sink=self._sink,
             deadline_seconds=self.deadline_seconds,
             cancelled=self.cancelled,
             on_started=self._on_started,
             on_retrieving=self._on_retrieving,
-            patience=self.patience,
         )
+        return await collect(order, connector=self.connector, patience=self.patience)
 
     async def over(self, fleet: Fleet) -> tuple[AgentOutcome, ...]:
         return await self.run(rows(*fleet.agents))

@@ -20,6 +20,7 @@ from nodeobs.agents import kubelets as kubelets_module
 from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.endpoints import NodeRoster
 from nodeobs.agents.nodeproxy import NodeProxy
+from nodeobs.agents.order import Order
 from nodeobs.agents.plan import Plan
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.credentials import load_credentials
@@ -66,9 +67,9 @@ class Drive:
 
     async def collect(self) -> tuple[AgentOutcome, ...]:
         proxy = self.proxy
-        return await proxy.collect(
-            proxy.roster("cluster"),
-            self.plan,
+        order = Order(
+            agents=proxy.roster("cluster"),
+            plan=self.plan,
             spool=self.spool,
             sink=self._sink,
             deadline_seconds=self.deadline_seconds,
@@ -76,6 +77,7 @@ class Drive:
             on_started=self._on_started,
             on_retrieving=self._on_retrieving,
         )
+        return await proxy.collect(order)
 
     def asked(self, node: str = "") -> list[Request]:
         """Requests for profiles."""
