@@ -27,7 +27,7 @@ from tests.disks import small_disk
 from tests.fakes.agent_simulator import Behaviour, tiny_profile
 from tests.processes import wait_for
 from tests.profiles import large_profile
-from tests.runs.conftest import World
+from tests.runs.conftest import World, now
 
 pytestmark = pytest.mark.slow
 
@@ -364,6 +364,8 @@ def test_housekeeping_forgets_old_runs_and_leftovers(world: World) -> None:
     hand_over = world.lead()
     kept = world.wait(world.store.create(make_run("kept", duration_seconds=1)))
     gone = world.wait(world.store.create(make_run("gone", duration_seconds=1, ttl_seconds_after_finished=0)))
+    # The history hears of it by the watch, after the store does.
+    wait_for("its end is in the history", lambda: world.history.expired(now()))
     hand_over()
     (world.spool / "left-behind").mkdir(parents=True)
     keeper = world.housekeeping()
