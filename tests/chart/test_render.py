@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +327,46 @@ def test_what_cleans_up_comes_and_goes_with_its_rights() -> None:
 def test_a_releases_name_is_a_word_whatever_it_looks_like(name: str) -> None:
     found = objects(helm("template", name, CHART, "--namespace", NAMESPACE))
     assert {item["metadata"]["labels"].get("app.kubernetes.io/instance", name) for item in found} == {name}
+
+
+NAMES_LIKE_NUMBERS = (
+    *("agents.namespace", "image.pullSecrets[0]", "outputs.persistence.existingClaim", "agents.kubeletCA.configMap"),
+    *("priorityClassName", "access.viewer[0].namespace", "certificates.certManager.issuerRef.name"),
+)
+
+
+@every_case
+def test_a_namespace_is_a_word_whatever_it_looks_like(case: Path, tmp_path: Path) -> None:
+    found = objects(render(case=case, namespace="123"))
+    assert not list(_not_words(found))
+    assert load(settings_text(found), tmp_path).namespace == "123"
+
+
+def test_a_name_in_the_values_is_a_word_whatever_it_looks_like(tmp_path: Path) -> None:
+    named = [part for name in NAMES_LIKE_NUMBERS for part in ("--set-string", f"{name}=456")]
+    others = ["certificates.source=certManager", "networkPolicy.enabled=true", "access.viewer[0].kind=ServiceAccount"]
+    options = [*named, *(part for value in [*others, "access.viewer[0].name=x"] for part in ("--set", value))]
+    found = objects(render(*options))
+    assert not list(_not_words(found))
+    assert load(settings_text(found), tmp_path).agent_namespace == "456"
+    stored = objects(render("--set", "outputs.objectStore.url=s3://x,outputs.objectStore.existingSecret=0x1"))
+    (container,) = one(stored, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "0x1"}}]
+
+
+def test_the_notes_are_yaml_in_any_namespace() -> None:
+    notes = helm("install", "nodeobs", CHART, "--namespace", "123", "--dry-run=client").partition("NOTES:")[2]
+    (found,) = re.findall(r"create -f - <<END\n(.*?)END", notes, re.DOTALL)
+    assert yaml.safe_load(found)["metadata"]["namespace"] == "123"
+
+
+def _not_words(found: Any, path: str = "") -> Iterator[str]:
+    """Where one of the numbers of the tests is a number."""
+    if found in (123, 456):
+        yield path
+    entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for key, value in entries:
+        yield from _not_words(value, f"{path}/{key}")
 
 
 def test_a_namespace_whose_agents_would_have_too_long_a_one_is_refused() -> None:
