@@ -144,6 +144,11 @@ def test_definitions_and_outputs_stay() -> None:
     assert kept == {"CustomResourceDefinition", "PersistentVolumeClaim"}
 
 
+def _trigger(index: int = 0, **values: str) -> str:
+    rule = {"name": "x", "matchers": "{a=b}", "nodeObservability": "cluster", **values}
+    return ",".join(f"triggers[{index}].{key}={value}" for key, value in rule.items())
+
+
 WRONG: list[tuple[list[str], str]] = [
     (["replicas=2"], "replicas is 2, and each would keep outputs where the others cannot see them: set outputs.object"),
     (["replicas=2", "outputs.persistence.enabled=false"], "replicas is 2, and each would keep outputs where"),
@@ -164,6 +169,43 @@ WRONG: list[tuple[list[str], str]] = [
     (["agents.kubeletCa.configMap=x"], "additional properties 'kubeletCa' not allowed"),
     (["triggers[0].name=x"], "missing properties 'matchers', 'nodeObservability'"),
     (["triggers[0].machers={a}"], "additional properties 'machers' not allowed"),
+    (["config.retention_max_age=0s"], "/config/retention_max_age"),
+    (["config.retention_max_age=1.5h"], "/config/retention_max_age"),
+    (["config.retention_max_age=30m1h"], "/config/retention_max_age"),
+    (["config.retention_max_bytes=0B"], "/config/retention_max_bytes"),
+    (["config.retention_max_bytes=1.5GiB"], "/config/retention_max_bytes"),
+    (["config.retention_max_bytes=1T"], "/config/retention_max_bytes"),
+    (["config.max_body_bytes=1GiB"], "config.max_body_bytes is 1GiB: it must be from 64KiB to 64MiB"),
+    (["config.max_body_bytes=63KiB"], "config.max_body_bytes is 63KiB: it must be"),
+    (["agents.storageLimit=1023KiB"], "agents.storageLimit is 1023KiB: it must be 1MiB or more"),
+    (["agents.urlHosts={}"], "/agents/urlHosts/0"),
+    (["agents.socketFolders={/run/../etc/x}"], "/agents/socketFolders/0"),
+    (["agents.socketFolders={/var/run}"], "/agents/socketFolders/0"),
+    (["image.pullSecrets={}"], "/image/pullSecrets/0"),
+    (["image.tag=a b"], "/image/tag"),
+    (["image.repository=Nodeobs"], "/image/repository"),
+    (["outputs.objectStore.url=s3:///x"], "/outputs/objectStore/url"),
+    (["outputs.objectStore.url=s3://user:password@x"], "/outputs/objectStore/url"),
+    (["outputs.objectStore.url=s3://x?a=b"], "/outputs/objectStore/url"),
+    (["outputs.persistence.size=5Gi"], "outputs would fill their volume before the oldest are deleted"),
+    (["outputs.persistence.size=5Gi", "outputs.persistence.enabled=false"], "outputs would fill their volume"),
+    (["outputs.persistence.size=0Gi"], "/outputs/persistence/size"),
+    (["listenAddress=1.2.3"], "/listenAddress"),
+    (["listenAddress=[:]"], "/listenAddress"),
+    (["certificates.certManager.duration="], "/certificates/certManager/duration"),
+    (["prometheusRule.runbookBaseUrl=https://x/a: b/"], "/prometheusRule/runbookBaseUrl"),
+    ([_trigger(name="a..b")], "/triggers/0/name"),
+    ([_trigger(nodeObservability="")], "/triggers/0/nodeObservability"),
+    ([_trigger(namespace="")], "/triggers/0/namespace"),
+    ([_trigger(targets="{A}")], "/triggers/0/targets/0"),
+    ([_trigger(matchers="{no matcher}")], "/triggers/0/matchers/0"),
+    ([_trigger(cooldown="30")], "/triggers/0/cooldown"),
+    ([_trigger(cooldown="1.5h")], "/triggers/0/cooldown"),
+    ([_trigger(), _trigger(1)], 'triggers has the name "x" twice'),
+    (["listenAddress=null"], "missing property 'listenAddress'"),
+    (["image.repository=null"], "missing property 'repository'"),
+    (["uninstall=null"], "missing property 'uninstall'"),
+    (["enabled=false"], "/enabled"),
 ]
 
 
@@ -171,6 +213,50 @@ WRONG: list[tuple[list[str], str]] = [
 def test_what_cannot_work_is_refused_in_a_sentence(values: list[str], said: str) -> None:
     with pytest.raises(Refused, match=re.escape(said)):
         render(*(part for value in values for part in ("--set", value)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("config.retention_max_age=1y", "config.retention_max_age=1h30m", "config.retention_max_bytes=10 GiB"),
+        *("config.max_body_bytes=64MiB", "config.max_body_bytes=64KiB", "config.max_body_bytes=100kb", "config=null"),
+        *("agents.storageLimit=1MiB", "agents.storageLimit=1Ti", "outputs.persistence.size=19.5Gi"),
+        *("outputs.persistence.size=20G", "outputs.objectStore.url=gs://b/a@b", "listenAddress=[fd00::1]"),
+        *("triggers=null", "image.tag=null", "agents.urlHosts=null", "agents.socketFolders={/run/containerd/}"),
+        *(_trigger(cooldown="0"), _trigger(matchers='{a =~ "b"}', cooldown="1h30m")),
+    ],
+)
+def test_what_is_not_refused_the_service_starts_with(value: str, tmp_path: Path) -> None:
+    larger = ["--set", "outputs.persistence.size=40Gi"] if "config=" in value else []
+    found = objects(render(*larger, "--set", value))
+    assert load(settings_text(found), tmp_path)
+    load_rules(one(found, "ConfigMap", "nodeobs-triggers")["data"]["triggers.yaml"], source=value)
+
+
+def test_lists_that_allow_agents_something_are_empty_where_they_are_unset(tmp_path: Path) -> None:
+    found = objects(render("--set", "agents.socketFolders=null,agents.urlHosts=null"))
+    settings = load(settings_text(found), tmp_path)
+    assert (settings.agent_socket_folders, settings.agent_url_hosts) == ((), ())
+
+
+def test_what_is_only_switched_off_by_null_can_be_left_out() -> None:
+    monitored = CHART / "ci/monitoring-values.yaml"
+    found = objects(render("--set", "grafanaDashboard.labels=null,access.metrics=null", case=monitored))
+    assert "grafana_dashboard" not in one(found, "ConfigMap", "nodeobs-dashboard")["metadata"]["labels"]
+    assert len(one(found, "ClusterRoleBinding", "nodeobs-access-metrics")["subjects"]) == 1
+
+
+def test_another_chart_can_depend_on_it_by_a_condition(tmp_path: Path) -> None:
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts" / "nodeobs").symlink_to(CHART)
+    (dependency,) = [{"name": "nodeobs", "version": "*", "condition": "nodeobs.enabled"}]
+    chart = {"apiVersion": "v2", "name": "all", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(chart), encoding="utf-8")
+    for enabled in (True, False):
+        text = helm(
+            "template", "all", tmp_path, "--namespace", NAMESPACE, "--set", f"nodeobs.enabled={enabled}".lower()
+        )
+        assert bool(objects(text)) is enabled
 
 
 def test_several_replicas_are_spread_and_not_all_evicted_at_once() -> None:
@@ -197,6 +283,13 @@ def test_an_object_store_is_reached_with_what_values_say() -> None:
     assert env["AWS_ALLOW_HTTP"] == "true"
     assert env["AWS_REGION"] == "us-east-1"
     assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    names = ("AWS_REGION", "AWS_ALLOW_HTTP", "AWS_ENDPOINT_URL")
+    again = [part for name in names for part in ("--set-string", f"outputs.objectStore.environment.{name}=mine")]
+    found = objects(render(*again, case=CHART / "ci/replicas-object-store-values.yaml"))
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    # The API server refuses a variable that is given twice.
+    assert sorted(each["name"] for each in container["env"] if each["value"] == "mine") == sorted(names)
+    assert len({each["name"] for each in container["env"]}) == len(container["env"])
     given = objects(render(case=CHART / "ci/object-store-credentials-values.yaml"))
     assert set(one(given, "Secret", "nodeobs-object-store")["data"]) == {
         "AZURE_STORAGE_ACCOUNT_NAME",
@@ -252,6 +345,13 @@ def test_openshift_is_known_by_its_api_or_by_a_value() -> None:
         for item in constraints:
             assert item["groups"] == [f"system:serviceaccounts:{AGENTS}"]
             assert item["allowPrivilegedContainer"] is False
+
+
+def test_a_policy_lets_helms_test_reach_the_service() -> None:
+    found = objects(render(case=CHART / "ci/network-policy-values.yaml"))
+    (rule,) = one(found, "NetworkPolicy")["spec"]["ingress"]
+    allowed, *_ = (peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer)
+    assert allowed.items() <= one(found, "Pod", "nodeobs-test")["metadata"]["labels"].items()
 
 
 def test_roles_are_given_to_whom_values_name() -> None:
