@@ -27,6 +27,7 @@ from tests.chart.rendering import (
     is_hook,
     objects,
     one,
+    pods,
     render,
     settings_text,
 )
@@ -352,6 +353,26 @@ def test_a_policy_lets_helms_test_reach_the_service() -> None:
     (rule,) = one(found, "NetworkPolicy")["spec"]["ingress"]
     allowed, *_ = (peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer)
     assert allowed.items() <= one(found, "Pod", "nodeobs-test")["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        *(("http://minio:9000", 9000), ("https://minio.example", 443), ("http://minio/path", 80)),
+        *(("https://[fd00::1]:9443/", 9443), ("https://[fd00::1]", 443)),
+    ],
+)
+def test_a_policy_lets_the_service_reach_its_object_store(endpoint: str, port: int) -> None:
+    values = f"networkPolicy.enabled=true,outputs.objectStore.url=s3://x,outputs.objectStore.endpoint={endpoint}"
+    *_, rule = one(objects(render("--set", values)), "NetworkPolicy")["spec"]["egress"]
+    assert [each["port"] for each in rule["ports"]] == [443, 6443, *({port} - {443})]
+
+
+def test_pods_are_not_for_nodes_of_another_system() -> None:
+    infra = CHART / "ci/placement-values.yaml"
+    for case in (None, infra):
+        for pod in pods(objects(render(case=case))):
+            assert pod["spec"]["nodeSelector"]["kubernetes.io/os"] == "linux"
 
 
 def test_roles_are_given_to_whom_values_name() -> None:
