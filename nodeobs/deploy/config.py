@@ -37,7 +37,7 @@ class DeployConfig:
 
     def __post_init__(self) -> None:
         for folder in self.socket_folders:
-            parts = PurePosixPath(folder).parts
+            parts = _canonical(folder).parts
             if len(parts) < 3 or parts[0] != "/" or ".." in parts:
                 raise ConfigurationError(
                     f"socket folder {folder!r}: must be a whole path such as /run/containerd, without '..'; agents get "

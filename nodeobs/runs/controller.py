@@ -156,6 +156,7 @@ class Controller:
                 if not done:
                     break
             else:
+                self._exporter.keep(self._store.list(NodeObservability))
                 # Without a change as well: a driver may have let go of a Run that is still to be finished.
                 done = self._reconcile(runs, claim, threads)
 

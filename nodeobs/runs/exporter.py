@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+from prometheus_client import Gauge
+
 from nodeobs.metrics import Metrics
 from nodeobs.model import NodeObservability, Phase, Run, TriggerKind
 from nodeobs.outputs.manifest import Manifest
@@ -24,7 +26,7 @@ class RunExporter:
         self._going: dict[str, str] = {}
         """Uid of the Run that is going, by NodeObservability."""
 
-    def restore(self, runs: Sequence[Run], observabilities: Iterable[NodeObservability]) -> None:
+    def restore(self, runs: Sequence[Run], observabilities: Sequence[NodeObservability]) -> None:
         """Show what the store says happened last, as the leader before this one did."""
         for observability in observabilities:
             self._metrics.run_in_progress.labels(observability.metadata.name)
@@ -33,11 +35,30 @@ class RunExporter:
         finished = [run for run in runs if run.status.phase.final and run.status.finished_timestamp]
         for run in sorted(finished, key=lambda run: run.status.finished_timestamp or 0):
             self.show_last(run)
+        self.keep(observabilities)
 
     def clear(self) -> None:
         """Show nothing about the last Runs: another process does."""
+        for gauge in self._about_last():
+            gauge.clear()
+        with self._lock:
+            self._shown.clear()
+            self._going.clear()
+
+    def keep(self, observabilities: Iterable[NodeObservability]) -> None:
+        """Show nothing about others: nobody can run on what was deleted, and no alert about it would ever end."""
+        kept = {observability.metadata.name for observability in observabilities}
+        with self._lock:
+            for gauge in self._about_last():
+                for sample in [sample for family in gauge.collect() for sample in family.samples]:
+                    parent = sample.labels["nodeobservability"]
+                    if parent not in kept and parent not in self._going:
+                        gauge.remove(*sample.labels.values())
+                        self._shown.pop(parent, None)
+
+    def _about_last(self) -> tuple[Gauge, ...]:
         metrics = self._metrics
-        for gauge in (
+        return (
             metrics.run_in_progress,
             metrics.last_run_agents,
             metrics.last_run_failed_agents,
@@ -47,11 +68,7 @@ class RunExporter:
             metrics.last_output_bytes,
             metrics.last_output_timestamp,
             metrics.last_output_info,
-        ):
-            gauge.clear()
-        with self._lock:
-            self._shown.clear()
-            self._going.clear()
+        )
 
     def started(self, run: Run) -> None:
         """Show that a Run is going."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from charts.generate import CHART
+from nodeobs.settings import Settings
 from tests.lab.programs import need
 
 Object = dict[str, Any]
@@ -92,3 +93,17 @@ def settings_text(found: Sequence[Object]) -> str:
     """The settings file of the service."""
     text: str = one(found, "ConfigMap", "nodeobs-config")["data"]["nodeobs.yaml"]
     return text
+
+
+def load(text: str, folder: Path) -> Settings:
+    """The settings as the service reads them, with the files of its pod below ``folder``."""
+    document = yaml.safe_load(text)
+    for key, value in document.items():
+        if key.endswith(("_file", "_dir")) or str(value).startswith("/"):
+            document[key] = str(folder / value.lstrip("/"))
+        if key.endswith("_file"):
+            Path(document[key]).parent.mkdir(parents=True, exist_ok=True)
+            Path(document[key]).touch()
+    file = folder / "nodeobs.yaml"
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return Settings.load({"NODEOBS_CONFIG": str(file)})

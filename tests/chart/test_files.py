@@ -75,7 +75,7 @@ def test_every_value_of_the_schema_has_a_default() -> None:
     def compare(values: dict[str, Any], schema: dict[str, Any], above: str) -> None:
         for key, inner in schema["properties"].items():
             path = f"{above}{key}"
-            if path in ("global", "resources"):
+            if path in ("global", "enabled", "resources"):
                 continue
             assert key in values, f"{path} is not in values.yaml"
             if "properties" in inner:

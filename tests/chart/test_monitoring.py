@@ -169,6 +169,24 @@ CASES: Final[list[tuple[str, dict[str, str], str, int]]] = [
         "90m",
         1,
     ),
+    (  # nobody leads for a moment: the last pod's series end before the next one's begin
+        "NodeobsRunHangs",
+        {
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="a"}': "1x40 stale",
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="b"}': "_x43 1x60",
+        },
+        "90m",
+        1,
+    ),
+    (  # one Run after the other, the leader gone in between
+        "NodeobsRunHangs",
+        {
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="a"}': "1x40 stale",
+            'nodeobs_run_in_progress{nodeobservability="cluster",pod="b"}': "_x43 0x4 1x60",
+        },
+        "90m",
+        0,
+    ),
     ("NodeobsAlertsNotAnswered", {'nodeobs_alert_notifications_total{outcome="failed"}': "0x5 3x10"}, "10m", 1),
     ("NodeobsAlertsNotAnswered", {'nodeobs_alert_notifications_total{outcome="unmatched"}': "0x5 3x10"}, "10m", 0),
     ("NodeobsTriggersWrong", {"nodeobs_triggers_last_reload_successful": "0x20"}, "10m", 1),

@@ -15,18 +15,18 @@ from click.testing import CliRunner
 from charts.generate import CHART
 from nodeobs.cli import main
 from nodeobs.runs.rulesfile import load_rules
-from nodeobs.settings import Settings
 from tests.chart.rendering import (
     AGENTS,
     CASES,
     NAMESPACE,
     Object,
-    Refused,
     helm,
     identity,
     is_hook,
+    load,
     objects,
     one,
+    pods,
     render,
     settings_text,
 )
@@ -71,20 +71,6 @@ def test_what_the_settings_name_is_mounted(case: Path) -> None:
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
     for path in re.findall(r'^\w+: "?(/[\w./-]+)"?$', settings_text(found), re.MULTILINE):
         assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts), path
-
-
-def load(text: str, folder: Path) -> Settings:
-    """The settings as the service reads them, with the files of its pod below ``folder``."""
-    document = yaml.safe_load(text)
-    for key, value in document.items():
-        if key.endswith(("_file", "_dir")) or str(value).startswith("/"):
-            document[key] = str(folder / value.lstrip("/"))
-        if key.endswith("_file"):
-            Path(document[key]).parent.mkdir(parents=True, exist_ok=True)
-            Path(document[key]).touch()
-    file = folder / "nodeobs.yaml"
-    file.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return Settings.load({"NODEOBS_CONFIG": str(file)})
 
 
 def printed(*options: str) -> list[Object]:
@@ -144,35 +130,6 @@ def test_definitions_and_outputs_stay() -> None:
     assert kept == {"CustomResourceDefinition", "PersistentVolumeClaim"}
 
 
-WRONG: list[tuple[list[str], str]] = [
-    (["replicas=2"], "replicas is 2, and each would keep outputs where the others cannot see them: set outputs.object"),
-    (["replicas=2", "outputs.persistence.enabled=false"], "replicas is 2, and each would keep outputs where"),
-    (["replicas=2", "outputs.persistence.existingClaim=x"], "replicas is 2, and each would keep outputs where"),
-    (["replicas=0"], "replicas"),
-    ([f"agents.namespace={NAMESPACE}"], "agents.namespace must be another than the release's"),
-    (["outputs.objectStore.region=x"], "outputs.objectStore has no effect without its url"),
-    (["outputs.objectStore.url=http://x"], "/outputs/objectStore/url"),
-    (["outputs.objectStore.credentials.PASSWORD=x"], "PASSWORD"),
-    (["image.tag=x", f"image.digest=sha256:{'0' * 64}"], "image.tag and image.digest are two answers"),
-    (["image.repository=x:1"], "/image/repository"),
-    (["metrics.serviceMonitor.enabled=true"], "needs the resource ServiceMonitor of Prometheus' operator"),
-    (["certificates.source=certmanager"], "/certificates/source"),
-    (["agents.socketFolders={/run}"], "/agents/socketFolders/0"),
-    (["config.log_level=loud"], "/config/log_level"),
-    (["config.bind=1"], "additional properties 'bind' not allowed"),
-    (["replica=2"], "additional properties 'replica' not allowed"),
-    (["agents.kubeletCa.configMap=x"], "additional properties 'kubeletCa' not allowed"),
-    (["triggers[0].name=x"], "missing properties 'matchers', 'nodeObservability'"),
-    (["triggers[0].machers={a}"], "additional properties 'machers' not allowed"),
-]
-
-
-@pytest.mark.parametrize(("values", "said"), WRONG, ids=[" ".join(values) for values, _ in WRONG])
-def test_what_cannot_work_is_refused_in_a_sentence(values: list[str], said: str) -> None:
-    with pytest.raises(Refused, match=re.escape(said)):
-        render(*(part for value in values for part in ("--set", value)))
-
-
 def test_several_replicas_are_spread_and_not_all_evicted_at_once() -> None:
     found = objects(render(case=CHART / "ci/replicas-object-store-values.yaml"))
     spec = one(found, "Deployment")["spec"]
@@ -197,6 +154,13 @@ def test_an_object_store_is_reached_with_what_values_say() -> None:
     assert env["AWS_ALLOW_HTTP"] == "true"
     assert env["AWS_REGION"] == "us-east-1"
     assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    names = ("AWS_REGION", "AWS_ALLOW_HTTP", "AWS_ENDPOINT_URL")
+    again = [part for name in names for part in ("--set-string", f"outputs.objectStore.environment.{name}=mine")]
+    found = objects(render(*again, case=CHART / "ci/replicas-object-store-values.yaml"))
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    # The API server refuses a variable that is given twice.
+    assert sorted(each["name"] for each in container["env"] if each["value"] == "mine") == sorted(names)
+    assert len({each["name"] for each in container["env"]}) == len(container["env"])
     given = objects(render(case=CHART / "ci/object-store-credentials-values.yaml"))
     assert set(one(given, "Secret", "nodeobs-object-store")["data"]) == {
         "AZURE_STORAGE_ACCOUNT_NAME",
@@ -252,6 +216,33 @@ def test_openshift_is_known_by_its_api_or_by_a_value() -> None:
         for item in constraints:
             assert item["groups"] == [f"system:serviceaccounts:{AGENTS}"]
             assert item["allowPrivilegedContainer"] is False
+
+
+def test_a_policy_lets_helms_test_reach_the_service() -> None:
+    found = objects(render(case=CHART / "ci/network-policy-values.yaml"))
+    (rule,) = one(found, "NetworkPolicy")["spec"]["ingress"]
+    allowed, *_ = (peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer)
+    assert allowed.items() <= one(found, "Pod", "nodeobs-test")["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        *(("http://minio:9000", 9000), ("https://minio.example", 443), ("http://minio/path", 80)),
+        *(("https://[fd00::1]:9443/", 9443), ("https://[fd00::1]", 443)),
+    ],
+)
+def test_a_policy_lets_the_service_reach_its_object_store(endpoint: str, port: int) -> None:
+    values = f"networkPolicy.enabled=true,outputs.objectStore.url=s3://x,outputs.objectStore.endpoint={endpoint}"
+    *_, rule = one(objects(render("--set", values)), "NetworkPolicy")["spec"]["egress"]
+    assert [each["port"] for each in rule["ports"]] == [443, 6443, *({port} - {443})]
+
+
+def test_pods_are_not_for_nodes_of_another_system() -> None:
+    infra = CHART / "ci/placement-values.yaml"
+    for case in (None, infra):
+        for pod in pods(objects(render(case=case))):
+            assert pod["spec"]["nodeSelector"]["kubernetes.io/os"] == "linux"
 
 
 def test_roles_are_given_to_whom_values_name() -> None:
@@ -321,15 +312,3 @@ def test_what_cleans_up_comes_and_goes_with_its_rights() -> None:
     assert (told["namespace"], told["agent_namespace"], told["yes"]) == (NAMESPACE, AGENTS, True)
     without = objects(render("--set", "uninstall.enabled=false"))
     assert [item["kind"] for item in without if is_hook(item)] == ["Pod"]
-
-
-@pytest.mark.parametrize("name", ["123", "true", "1e3"])
-def test_a_releases_name_is_a_word_whatever_it_looks_like(name: str) -> None:
-    found = objects(helm("template", name, CHART, "--namespace", NAMESPACE))
-    assert {item["metadata"]["labels"].get("app.kubernetes.io/instance", name) for item in found} == {name}
-
-
-def test_a_namespace_whose_agents_would_have_too_long_a_one_is_refused() -> None:
-    with pytest.raises(Refused, match=r"longer than 63 characters: set agents\.namespace"):
-        render(namespace="a" * 60)
-    assert render("--set", "agents.namespace=b", namespace="a" * 60)

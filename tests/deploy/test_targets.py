@@ -91,7 +91,7 @@ def test_only_the_runtimes_and_the_kubelet_need_no_address() -> None:
     assert problem.startswith("target own is not deployed: it has neither url nor socket")
 
 
-@pytest.mark.parametrize("folder", ["/", "/run", "run/containerd", "/run/../etc/x", ""])
+@pytest.mark.parametrize("folder", ["/", "/run", "/var/run", "run/containerd", "/run/../etc/x", ""])
 def test_no_agent_is_given_a_whole_top_folder(folder: str) -> None:
     with pytest.raises(ConfigurationError, match="must be a whole path such as /run/containerd"):
         config(socket_folders=(folder,))

@@ -106,6 +106,30 @@ def test_a_cancelled_run_is_no_failure_of_its_nodes(registry: CollectorRegistry,
     assert value("nodeobs_last_output_bytes", CLUSTER) == 7, "what it left is an output all the same"
 
 
+def test_nothing_is_shown_of_a_nodeobservability_that_was_deleted(
+    registry: CollectorRegistry, exporter: RunExporter
+) -> None:
+    def shown() -> set[str]:
+        families = [
+            family for family in registry.collect() if family.name.startswith(("nodeobs_last", "nodeobs_run_in"))
+        ]
+        return {sample.name for family in families for sample in family.samples}
+
+    exporter.restore([finished("r1", failed=3)], [make_observability()])
+    exporter.keep([make_observability()])
+    assert len(shown()) == 9
+    exporter.started(make_run())
+    exporter.keep([])
+    assert len(shown()) == 9, "while its Run is going"
+    exporter.ended(make_run())
+    exporter.keep([])
+    assert shown() == set()
+    exporter.restore([finished("r1", failed=3)], [])
+    assert shown() == set(), "its Runs may be there for longer"
+    exporter.restore([finished("r1", failed=3)], [make_observability()])
+    assert len(shown()) == 9
+
+
 def test_standing_by_exports_nothing_of_the_last_runs(registry: CollectorRegistry, exporter: RunExporter) -> None:
     exporter.restore([finished("r1")], [make_observability()])
     exporter.clear()

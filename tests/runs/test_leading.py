@@ -126,6 +126,21 @@ def test_a_run_whose_nodeobservability_was_deleted_says_so(world: World) -> None
     assert "'cluster' was deleted" in status.conditions[0].message
 
 
+def test_a_nodeobservability_that_was_deleted_raises_no_alert(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodeobs.runs.controller._WATCH_SECONDS", 0.2)
+
+    def shown() -> float | None:
+        series = {"nodeobservability": "cluster"}
+        return world.metrics.registry.get_sample_value("nodeobs_last_run_failed_agents", series)
+
+    world.agents(Behaviour(), Behaviour(start_status=401))
+    world.lead()
+    world.wait(world.store.create(make_run(duration_seconds=1)))
+    wait_for("the Run is shown", lambda: shown() == 1)
+    world.store.delete(NodeObservability, "cluster")
+    wait_for("it is shown no more", lambda: shown() is None)
+
+
 def test_a_run_belongs_to_its_nodeobservability(world: World) -> None:
     world.agents(Behaviour())
     world.lead()

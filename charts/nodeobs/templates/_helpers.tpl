@@ -98,9 +98,20 @@ capabilities:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* Bytes of a size, as the service or as Kubernetes writes one: `20GiB`, `20Gi`. */ -}}
+{{- define "nodeobs.bytes" -}}
+{{- $powers := dict "" 0 "k" 1 "m" 2 "g" 3 "t" 4 "p" 5 "e" 6 -}}
+{{- $unit := regexFind "[A-Za-z]*$" . | lower | trimSuffix "b" -}}
+{{- $bytes := regexFind "^[0-9.]+" . | float64 -}}
+{{- range until (get $powers (trimSuffix "i" $unit) | int) -}}
+{{- $bytes = mulf $bytes (ternary 1024.0 1000.0 (hasSuffix "i" $unit)) -}}
+{{- end -}}
+{{- $bytes -}}
 {{- end }}
 
 {{- /* What the schema cannot say: values that do not go together. */ -}}
@@ -122,6 +133,30 @@ imagePullSecrets:
 {{- if and .existingSecret .credentials }}
 {{- fail "outputs.objectStore.existingSecret and outputs.objectStore.credentials are two answers to one question: set one of them" }}
 {{- end }}
+{{- end }}
+{{- $config := .Values.config | default dict }}
+{{- with $config.max_body_bytes }}
+{{- if or (lt (include "nodeobs.bytes" . | float64) 65536.0) (gt (include "nodeobs.bytes" . | float64) 67108864.0) }}
+{{- fail (printf "config.max_body_bytes is %s: it must be from 64KiB to 64MiB" .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.agents.storageLimit }}
+{{- if lt (include "nodeobs.bytes" . | float64) 1048576.0 }}
+{{- fail (printf "agents.storageLimit is %s: it must be 1MiB or more" .) }}
+{{- end }}
+{{- end }}
+{{- with $outputs.persistence }}
+{{- $limit := $config.retention_max_bytes | default "20GiB" }}
+{{- if and (not $outputs.objectStore.url) (not (and .enabled .existingClaim)) (ge (include "nodeobs.bytes" $limit | float64) (include "nodeobs.bytes" .size | float64)) }}
+{{- fail (printf "outputs.persistence.size is %s, and config.retention_max_bytes is %s: outputs would fill their volume before the oldest are deleted; set one of them so that the volume is larger" .size $limit) }}
+{{- end }}
+{{- end }}
+{{- $names := list }}
+{{- range .Values.triggers }}
+{{- if has .name $names }}
+{{- fail (printf "triggers has the name %q twice" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- if and .Values.image.tag .Values.image.digest }}
 {{- fail "image.tag and image.digest are two answers to one question: set one of them" }}
