@@ -42,6 +42,7 @@ _MOST_AUTHORITIES: Final = 4
 _UNUSABLE: Final = (
     ValueError,
     TypeError,
+    OverflowError,
     UnsupportedAlgorithm,
     InvalidSignature,
     x509.InvalidVersion,

@@ -127,6 +127,7 @@ def test_over_months_every_replica_is_trusted_by_what_was_published_before_and_a
         {"ca.crt": made().bundle},
         {"ca.crt": b""},
         {"since": b"yesterday"},
+        {"since": b"0001-01-01T00:00:00+01:00"},
     ],
 )
 def test_what_somebody_broke_is_made_anew(broken: dict[str, bytes]) -> None:
