@@ -13,7 +13,7 @@ from nodeobs.deploy.drift import APPLIED, MANAGER, Held, digest_of
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import ResourcePath
-from nodeobs.typed import decode
+from nodeobs.model import decode_json
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ class Applier:
     def _unlabelled(self, path: str) -> Held | None:
         """The object, where there is one without the labels that memory follows."""
         try:
-            return decode(self._client.get(path), Held)
+            return decode_json(self._client.get(path), Held)
         except NotFound:
             return None
 
