@@ -22,6 +22,8 @@ Json = dict[str, Any]
 _OURS: Final = {f"app.kubernetes.io/{label}": "nodeobs" for label in ("managed-by", "part-of")}
 _PAUSE_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 60.0
+_KNOWN_SECONDS: Final = 600.0
+"""After its pause, an attempt is known for so long: names come and go."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Applier:
         if last is not None and last.digest == digest and now < last.until:
             self.due = True
             return last.problem
+        self._attempts = {of: one for of, one in self._attempts.items() if now < one.until + _KNOWN_SECONDS}
         try:
             write()
         except NodeobsError as error:

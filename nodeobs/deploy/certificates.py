@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -46,6 +46,10 @@ class Certificates:
         published = mended is stored
         self._made[observability] = rotate(mended, names=names, now=now) if published else mended
         return self._made[observability]
+
+    def forget_others(self, observabilities: Collection[str]) -> None:
+        """Forget what was made for NodeObservabilities that are gone."""
+        self._made = {name: made for name, made in self._made.items() if name in observabilities}
 
     @staticmethod
     def secret(observability: str) -> str:

@@ -82,6 +82,11 @@ class Deployer:
             ),
         )
 
+    def forget_others(self, observabilities: Collection[str]) -> None:
+        """Forget the NodeObservabilities that are gone; these are the names of those that are there."""
+        self.certificates.forget_others(observabilities)
+        self.asking.forget_others({agent_name(name) for name in observabilities})
+
     def withdraw(self, observability: NodeObservability) -> tuple[list[str], str]:
         """Have no agents. What cannot be removed and why, and what that waits for.
 

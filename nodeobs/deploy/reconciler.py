@@ -111,6 +111,7 @@ class Reconciler:
         carrying = {
             name: frozenset(node.name for node in selected[name]) for name, one in alive.items() if _has_agents(one)
         }
+        deployer.forget_others(alive)
         deployer.applier.due = False
         for name, observability in alive.items():
             if stop.is_set():

@@ -107,3 +107,11 @@ def test_a_clock_that_was_set_back_makes_one_certificate_and_not_one_each_round(
     first = certificates.of("cluster", held)
     assert first.served != ahead.served
     assert certificates.of("cluster", held) == first, "it is the one that is being written"
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    certificates = Certificates(namespace=NAMESPACE, now=lambda: NOW)
+    first, other = certificates.of("cluster", None), certificates.of("other", None)
+    certificates.forget_others(["other"])
+    assert certificates.of("other", None) == other
+    assert certificates.of("cluster", None) != first

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,18 +24,25 @@ from nodeobs.store.kube import KubeStore
 from tests.agents.driving import connector
 from tests.deploy.documents import NAMESPACE, config, observability
 from tests.fakes.api_server import Answer, FakeApiServer, Request, status
+from tests.processes import wait_for
 
 Respond = Callable[[Request], Answer | None]
 
 
 @contextmanager
-def reconciling(folder: Path, *names: str, respond: Respond) -> Iterator[tuple[FakeApiServer, threading.Event]]:
-    """A reconciler of these NodeObservabilities; ``respond`` answers what is neither a list nor a watch."""
+def reconciling(
+    folder: Path, *names: str, respond: Respond, changes: Callable[[], Iterable[object]] = tuple
+) -> Iterator[tuple[FakeApiServer, threading.Event]]:
+    """A reconciler of these NodeObservabilities; ``respond`` answers what is neither a list nor a watch.
+
+    ``changes`` are the events of the NodeObservabilities' watch.
+    """
     items = [dict[str, Any](to_builtins(observability(name))) for name in names]
 
     def answer(request: Request) -> Answer:
         if request.query.get("watch"):
-            return Answer(lines=[], then="hang")
+            lines = changes() if request.path == OBSERVABILITIES.collection() else ()
+            return Answer(lines=lines, then="hang")
         if "limit" in request.query:
             found = items if request.path == OBSERVABILITIES.collection() else []
             return Answer(body={"metadata": {"resourceVersion": "1"}, "items": found})
@@ -77,3 +86,28 @@ def test_who_leads_no_more_writes_for_no_other(tmp_path: Path) -> None:
     written = [request.path for request in server.asked("PATCH")]
     assert len(written) == 5
     assert all("first" in path for path in written), written
+
+
+def test_nothing_is_kept_of_one_that_is_gone(tmp_path: Path) -> None:
+    gone, back = threading.Event(), threading.Event()
+
+    def changes() -> Iterator[dict[str, Any]]:
+        document = to_builtins(observability("first"))
+        gone.wait(10)
+        yield {"type": "DELETED", "object": document}
+        back.wait(10)
+        yield {"type": "ADDED", "object": document}
+
+    def secrets() -> list[str]:
+        return [json.loads(one.body)["data"]["tls.crt"] for one in server.asked("PATCH") if "secrets" in one.path]
+
+    def respond(request: Request) -> Answer | None:
+        return Answer(body={}) if request.method == "PATCH" else None
+
+    with reconciling(tmp_path, "first", respond=respond, changes=changes) as (server, _):
+        wait_for("the first is made", lambda: len(secrets()) == 1)
+        gone.set()
+        time.sleep(2.5)  # a round without it
+        back.set()
+        wait_for("it is made again", lambda: len(secrets()) == 2, seconds=10)
+        assert len(set(secrets())) == 2
