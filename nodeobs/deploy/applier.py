@@ -87,7 +87,7 @@ class Applier:
             write()
         except NodeobsError as error:
             failures = last.failures + 1 if last is not None and last.digest == digest else 1
-            pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (failures - 1))
+            pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** min(failures - 1, 9))
             problem = f"{key[0]} {key[1]} cannot be written: {error}"
             log.warning("an object cannot be written", kind=key[0], name=key[1], error=str(error))
             self._attempts[key] = _Attempt(digest, now + pause, failures, problem)

@@ -32,6 +32,8 @@ _WATCH_SECONDS = 300.0
 _STEADY_SECONDS = 10.0
 """A watch that lasted as long ended for no fault of the server's."""
 _MAX_BACKOFF_SECONDS = 30.0
+_MAX_DOUBLINGS = 9
+"""Enough for the longest pause. Without an end they would not fit into a float after six hours."""
 _JOIN_SECONDS = 1.0
 
 
@@ -217,7 +219,7 @@ class Backoff:
 
         It does not matter how it ended: a server that ends every watch at once is not to be asked without a pause.
         """
-        self._early = 0 if lasted >= _STEADY_SECONDS else self._early + 1
+        self._early = 0 if lasted >= _STEADY_SECONDS else min(self._early + 1, _MAX_DOUBLINGS)
         return min(_MAX_BACKOFF_SECONDS, 2.0**self._early / 4) * self._randomness.uniform(0.5, 1.0)
 
 

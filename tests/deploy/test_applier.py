@@ -31,4 +31,7 @@ def test_an_attempt_is_known_for_its_pause_and_names_that_are_gone_are_not_kept(
             time += 1
             assert "not now" in applier.attempt(("Secret", "kept"), "a", fail)
         assert tries == 13, "0, 5, 15, 35, 75, 135, ... seconds"
+        for _ in range(2000):
+            time += 60
+            assert "not now" in applier.attempt(("Secret", "kept"), "a", fail), "after a day"
         client.close()

@@ -342,6 +342,7 @@ def attempts_within(seconds: float, *, already: int = 0) -> int:
 def test_requests_per_minute_against_a_server_that_is_gone_are_few() -> None:
     assert attempts_within(60) <= 10
     assert attempts_within(600, already=10) <= 10 * 4
+    assert attempts_within(600, already=2000) <= 10 * 4, "after a day"
 
 
 def test_what_lasted_makes_the_pauses_short_again_and_jitter_spreads_them() -> None:
