@@ -12,10 +12,10 @@ from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
 from nodeobs.deploy.children import KUBELET_CA_KEY, Facts, agent_name, children, kubelet_ca_name
 from nodeobs.deploy.config import DeployConfig
-from nodeobs.deploy.drift import stamped
+from nodeobs.deploy.drift import Held, stamped
 from nodeobs.deploy.observed import Observed
 from nodeobs.deploy.readiness import Findings
-from nodeobs.deploy.seen import Node
+from nodeobs.deploy.seen import AgentPod, Node
 from nodeobs.deploy.targets import choose
 from nodeobs.errors import ConfigurationError
 from nodeobs.model import NodeObservability, Phase, Run
@@ -65,13 +65,12 @@ class Deployer:
         if not waiting:
             kept = {(document["kind"], document["metadata"]["name"]) for document in wanted}
             problems += self._remove(observability, kept)
-        agents = agent_name(name)
-        pods = [pod for pod in self.observed.pods.items() if pod.instance == agents]
+        agents, pods = agent_name(name), self.pods(name)
         verified = KUBELET not in targets.names or bool(kubelet_ca)
         return Findings(
             selected=selected,
             pods=pods,
-            daemon_set=self.observed.child("DaemonSet", agents),
+            daemon_set=self.daemon_set(name),
             targets=targets.names,
             problems=tuple(filter(None, problems)),
             waiting=tuple(filter(None, [waiting])),
@@ -81,6 +80,15 @@ class Deployer:
                 *([] if verified else [_NOT_VERIFIED]),
             ),
         )
+
+    def pods(self, observability: str) -> list[AgentPod]:
+        """The pods that it has."""
+        agents = agent_name(observability)
+        return [pod for pod in self.observed.pods.items() if pod.instance == agents]
+
+    def daemon_set(self, observability: str) -> Held | None:
+        """The DaemonSet that it has."""
+        return self.observed.child("DaemonSet", agent_name(observability))
 
     def forget_others(self, observabilities: Collection[str]) -> None:
         """Forget the NodeObservabilities that are gone; these are the names of those that are there."""

@@ -140,7 +140,14 @@ class Reconciler:
             try:
                 return deployer.deploy(observability, selected, others=others)
             except ConfigurationError as error:
-                return Findings(selected=selected, targets=observability.status.targets, problems=(str(error),))
+                name = observability.metadata.name
+                return Findings(
+                    selected=selected,
+                    pods=deployer.pods(name),
+                    daemon_set=deployer.daemon_set(name),
+                    targets=observability.status.targets,
+                    problems=(str(error),),
+                )
         problems, waiting = deployer.withdraw(observability)
         if spec.type == "scripting":
             problems.insert(0, "type scripting is not supported: these agents run no scripts")

@@ -273,6 +273,13 @@ def test_elsewhere_the_authority_is_as_configured(world: Deploying) -> None:
     file.write_text("own")
     assert world.wait_child("ConfigMap", f"{NAME}-kubelet-ca")["data"] == {"ca-bundle.crt": "own"}
     world.wait_ready("Progressing")
+    world.roll_out()
+    world.wait_ready("Ready")
+    file.unlink()
+    world.patch(world.at("Service", NAME), {"metadata": {"labels": {"team": "a"}}})
+    found = world.wait_ready("Failed", f"the authority of the kubelets' certificates cannot be read from {file}")
+    assert "has no pod" not in found["message"]
+    assert world.status()["count"] == 1, "those that run are there all the same"
 
 
 def test_somebody_elses_object_is_left_alone(world: Deploying) -> None:
