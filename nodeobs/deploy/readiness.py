@@ -124,15 +124,17 @@ def _asleep(findings: Findings) -> list[str]:
 
 def overlaps(name: str, selections: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """What is to be said about nodes that other NodeObservabilities select as well, by their names."""
-    mine, said = selections[name], []
+    mine, said = selections[name], list[str]()
     for other in sorted(selections.keys() - {name}):
+        if len(said) == _NAMED:
+            break  # thousands of nodes, compared for each two of them, would take the leader's time
         shared = sorted(mine & selections[other])
         if shared:
             said.append(
                 f"NodeObservability {other} selects {_listing(shared[:_NAMED], len(shared))} as well: a program gives "
                 "one CPU profile at a time, so Runs of both at once can fail there with ProfilerInUse"
             )
-    return tuple(said[:_NAMED])
+    return tuple(said)
 
 
 def _listing(shown: Sequence[str], total: int) -> str:

@@ -164,3 +164,16 @@ def test_nodes_of_two_are_named() -> None:
     assert overlaps("three", selections) == ()
     everyone = {f"o{number}": frozenset({"a"}) for number in range(9)}
     assert len(overlaps("o0", everyone)) == 3
+
+
+def test_who_has_said_enough_compares_no_more() -> None:
+    class Compared(dict[str, frozenset[str]]):
+        times = 0
+
+        def __getitem__(self, key: str) -> frozenset[str]:
+            self.times += 1
+            return super().__getitem__(key)
+
+    everyone = Compared({f"o{number}": frozenset({"a"}) for number in range(100)})
+    overlaps("o0", everyone)
+    assert everyone.times == 4
