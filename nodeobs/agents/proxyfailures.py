@@ -74,7 +74,7 @@ def _api_servers(agent: Agent, status: int, said: str) -> AgentError:
         reason, what = _REFUSALS[status]
         return AgentError(reason, f"{agent}: {what}: {said}")
     if status == 429:
-        return AgentUnavailable(FailureReason.UNREACHABLE, f"{agent}: the API server is overloaded: {said}", sent=False)
+        return _overloaded(agent, said)
     if status < 500:
         return failures.bad_response(agent, f"the API server answered {status}: {said}")
     if "x509: " in said or "tls: " in said:
@@ -84,7 +84,14 @@ def _api_servers(agent: Agent, status: int, said: str) -> AgentError:
     return AgentUnavailable(FailureReason.TARGET_UNAVAILABLE, f"{agent}: {what}{_known(agent)}", sent=False)
 
 
+def _overloaded(agent: Agent, said: str) -> AgentUnavailable:
+    return AgentUnavailable(FailureReason.UNREACHABLE, f"{agent}: the API server is overloaded: {said}", sent=False)
+
+
 def _kubelets(agent: Agent, status: int, said: str) -> AgentError:
+    if status == 429:
+        # Not from a kubelet: the API server says this, and that it is shutting down, without a Status.
+        return _overloaded(agent, said)
     what = f"the kubelet answered {status}" + (f": {said}" if said else "")
     if status in (502, 503, 504):
         # Not from a kubelet, which has none of these: from something between, such as a load balancer.

@@ -13,7 +13,7 @@ from nodeobs.deploy.drift import APPLIED, MANAGER, Held, digest_of
 from nodeobs.errors import NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import ResourcePath
-from nodeobs.typed import decode
+from nodeobs.model import decode_json
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +22,8 @@ Json = dict[str, Any]
 _OURS: Final = {f"app.kubernetes.io/{label}": "nodeobs" for label in ("managed-by", "part-of")}
 _PAUSE_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 60.0
+_KNOWN_SECONDS: Final = 600.0
+"""After its pause, an attempt is known for so long: names come and go."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ class Applier:
         if last is not None and last.digest == digest and now < last.until:
             self.due = True
             return last.problem
+        self._attempts = {of: one for of, one in self._attempts.items() if now < one.until + _KNOWN_SECONDS}
         try:
             write()
         except NodeobsError as error:
             failures = last.failures + 1 if last is not None and last.digest == digest else 1
-            pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (failures - 1))
+            pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** min(failures - 1, 9))
             problem = f"{key[0]} {key[1]} cannot be written: {error}"
             log.warning("an object cannot be written", kind=key[0], name=key[1], error=str(error))
             self._attempts[key] = _Attempt(digest, now + pause, failures, problem)
@@ -110,7 +113,7 @@ class Applier:
     def _unlabelled(self, path: str) -> Held | None:
         """The object, where there is one without the labels that memory follows."""
         try:
-            return decode(self._client.get(path), Held)
+            return decode_json(self._client.get(path), Held)
         except NotFound:
             return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +57,10 @@ class Asking:
                 said[pod.pod.metadata.name] = _Said(now + pause, amiss)
         self._said[agents] = said
         return _sentences({pod.pod.node: said[pod.pod.metadata.name].targets for pod in asked})
+
+    def forget_others(self, agents: Collection[str]) -> None:
+        """Forget what was said by agents that are gone; ``agents`` are the names of those that are there."""
+        self._said = {name: said for name, said in self._said.items() if name in agents}
 
     async def _ask(self, pods: Sequence[AgentPod]) -> list[tuple[TargetInfo, ...] | None]:
         return await asyncio.gather(*(self._targets(pod) for pod in pods))

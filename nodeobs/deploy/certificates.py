@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -37,11 +37,19 @@ class Certificates:
     def of(self, observability: str, held: Held | None) -> Material:
         """The certificate of that NodeObservability's agents, renewed where it is time; ``held`` is the Secret."""
         stored, made = read_material(held), self._made.get(observability)
-        current = made if made is not None and (stored is None or made.since > stored.since) else stored
         names, now = server_names(observability, self._namespace), self._now()
+        # What is of a time to come was made by a clock that has been set back.
+        newer = made is not None and (stored is None or made.since > stored.since or stored.since > now)
+        current = made if newer else stored
         mended = mend(current, names=names, now=now)
-        self._made[observability] = rotate(mended, names=names, now=now) if mended is current else mended
+        # What the Secret does not have yet is not published: a further step would leave callers without trust.
+        published = mended is stored
+        self._made[observability] = rotate(mended, names=names, now=now) if published else mended
         return self._made[observability]
+
+    def forget_others(self, observabilities: Collection[str]) -> None:
+        """Forget what was made for NodeObservabilities that are gone."""
+        self._made = {name: made for name, made in self._made.items() if name in observabilities}
 
     @staticmethod
     def secret(observability: str) -> str:

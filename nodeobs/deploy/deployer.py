@@ -10,12 +10,12 @@ from nodeobs.debugpprof import KUBELET
 from nodeobs.deploy.applier import Applier
 from nodeobs.deploy.asking import Asking
 from nodeobs.deploy.certificates import Certificates
-from nodeobs.deploy.children import Facts, agent_name, children
+from nodeobs.deploy.children import KUBELET_CA_KEY, Facts, agent_name, children, kubelet_ca_name
 from nodeobs.deploy.config import DeployConfig
-from nodeobs.deploy.drift import stamped
+from nodeobs.deploy.drift import Held, stamped
 from nodeobs.deploy.observed import Observed
 from nodeobs.deploy.readiness import Findings
-from nodeobs.deploy.seen import Node
+from nodeobs.deploy.seen import AgentPod, Node
 from nodeobs.deploy.targets import choose
 from nodeobs.errors import ConfigurationError
 from nodeobs.model import NodeObservability, Phase, Run
@@ -52,7 +52,7 @@ class Deployer:
         runtimes = {node.runtime for node in selected if node.runtime}
         targets = choose(observability.spec, runtimes=runtimes, config=self.config)
         certificate = self.certificates.of(name, self.observed.child("Secret", self.certificates.secret(name)))
-        kubelet_ca = self._kubelet_ca() if KUBELET in targets.names else ""
+        kubelet_ca = self._kubelet_ca(name) if KUBELET in targets.names else ""
         facts = Facts(targets=targets, certificate=certificate, kubelet_ca=kubelet_ca)
         wanted = [stamped(document) for document in children(observability, facts, self.config)]
         problems, waiting = list(targets.problems), ""
@@ -65,13 +65,12 @@ class Deployer:
         if not waiting:
             kept = {(document["kind"], document["metadata"]["name"]) for document in wanted}
             problems += self._remove(observability, kept)
-        agents = agent_name(name)
-        pods = [pod for pod in self.observed.pods.items() if pod.instance == agents]
+        agents, pods = agent_name(name), self.pods(name)
         verified = KUBELET not in targets.names or bool(kubelet_ca)
         return Findings(
             selected=selected,
             pods=pods,
-            daemon_set=self.observed.child("DaemonSet", agents),
+            daemon_set=self.daemon_set(name),
             targets=targets.names,
             problems=tuple(filter(None, problems)),
             waiting=tuple(filter(None, [waiting])),
@@ -81,6 +80,20 @@ class Deployer:
                 *([] if verified else [_NOT_VERIFIED]),
             ),
         )
+
+    def pods(self, observability: str) -> list[AgentPod]:
+        """The pods that it has."""
+        agents = agent_name(observability)
+        return [pod for pod in self.observed.pods.items() if pod.instance == agents]
+
+    def daemon_set(self, observability: str) -> Held | None:
+        """The DaemonSet that it has."""
+        return self.observed.child("DaemonSet", agent_name(observability))
+
+    def forget_others(self, observabilities: Collection[str]) -> None:
+        """Forget the NodeObservabilities that are gone; these are the names of those that are there."""
+        self.certificates.forget_others(observabilities)
+        self.asking.forget_others({agent_name(name) for name in observabilities})
 
     def withdraw(self, observability: NodeObservability) -> tuple[list[str], str]:
         """Have no agents. What cannot be removed and why, and what that waits for.
@@ -110,12 +123,21 @@ class Deployer:
                 return f"a change of the agents waits until Run {run.key} is over"
         return ""
 
-    def _kubelet_ca(self) -> str:
+    def _kubelet_ca(self, observability: str) -> str:
+        """Never empty where there is one, or was: agents would take any certificate."""
         if self.observed.kubelet_ca or self.kubelet_ca_file is None:
-            return self.observed.kubelet_ca
+            return self.observed.kubelet_ca or (self._copied_ca(observability) if self.config.openshift else "")
         try:
-            return self.kubelet_ca_file.read_text(encoding="ascii")
+            content = self.kubelet_ca_file.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
                 f"the authority of the kubelets' certificates cannot be read from {self.kubelet_ca_file}: {error}"
             ) from error
+        if not content.strip():
+            raise ConfigurationError(f"the authority of the kubelets' certificates is not in {self.kubelet_ca_file}")
+        return content
+
+    def _copied_ca(self, observability: str) -> str:
+        """What was copied of OpenShift's before it went away."""
+        copied = self.observed.child("ConfigMap", kubelet_ca_name(agent_name(observability)))
+        return (copied.data or {}).get(KUBELET_CA_KEY, "") if copied else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from nodeobs.agents.pods import newest_by_node
+from nodeobs.agents.pods import Pod, newest_by_node
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.seen import AgentPod, Node
 from nodeobs.model import Condition, NodeObservability, NodeObservabilityStatus, replace
@@ -89,18 +89,24 @@ def _count(findings: Findings) -> tuple[int, list[str]]:
         missing.append(
             f"agents are ready on {count} of {len(findings.selected)} nodes; {_listing(shown, len(lacking))}"
         )
-    elif (left := _to_be_updated(findings.daemon_set)) is not None:
+    elif (left := _to_be_updated(findings.daemon_set, stuck=_stuck(findings.selected, newest))) is not None:
         missing.append(f"agents are being updated: {left}")
     return count, missing
 
 
-def _to_be_updated(daemon_set: Held | None) -> str | None:
+def _stuck(selected: Iterable[Node], newest: Mapping[str, Pod]) -> int:
+    """So many nodes get no new agent before they are Ready again: none has the old one end there."""
+    pods = (newest.get(node.name) for node in selected if not node.ready)
+    return sum(pod is None or pod.metadata.deletion_timestamp is not None for pod in pods)
+
+
+def _to_be_updated(daemon_set: Held | None, *, stuck: int) -> str | None:
     if daemon_set is None:
         return "the DaemonSet is being made"
     roll_out = daemon_set.status
     if roll_out.observed_generation < daemon_set.metadata.generation:
         return "the DaemonSet controller has not seen the change yet"
-    if roll_out.updated_number_scheduled < roll_out.desired_number_scheduled:
+    if roll_out.updated_number_scheduled < roll_out.desired_number_scheduled - stuck:
         return f"{roll_out.updated_number_scheduled} of {roll_out.desired_number_scheduled} nodes have the new one"
     return None
 
@@ -118,15 +124,17 @@ def _asleep(findings: Findings) -> list[str]:
 
 def overlaps(name: str, selections: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """What is to be said about nodes that other NodeObservabilities select as well, by their names."""
-    mine, said = selections[name], []
+    mine, said = selections[name], list[str]()
     for other in sorted(selections.keys() - {name}):
+        if len(said) == _NAMED:
+            break  # thousands of nodes, compared for each two of them, would take the leader's time
         shared = sorted(mine & selections[other])
         if shared:
             said.append(
                 f"NodeObservability {other} selects {_listing(shared[:_NAMED], len(shared))} as well: a program gives "
                 "one CPU profile at a time, so Runs of both at once can fail there with ProfilerInUse"
             )
-    return tuple(said[:_NAMED])
+    return tuple(said)
 
 
 def _listing(shown: Sequence[str], total: int) -> str:

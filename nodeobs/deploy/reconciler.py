@@ -100,9 +100,9 @@ class Reconciler:
     def _follow(self, deployer: Deployer, changed: threading.Event, stop: threading.Event) -> None:
         while not deployer.observed.has_synced and not stop.is_set():
             stop.wait(_SYNC_SECONDS)
-        keep_up(lambda: self._round(deployer), changed=changed, stop=stop)
+        keep_up(lambda: self._round(deployer, stop), changed=changed, stop=stop)
 
-    def _round(self, deployer: Deployer) -> bool:
+    def _round(self, deployer: Deployer, stop: threading.Event) -> bool:
         """See to all of them once; whether something is left to do that has to wait."""
         known = deployer.observed.observabilities.items()
         alive = {one.metadata.name: one for one in known if one.metadata.deletion_timestamp is None}
@@ -111,8 +111,11 @@ class Reconciler:
         carrying = {
             name: frozenset(node.name for node in selected[name]) for name, one in alive.items() if _has_agents(one)
         }
+        deployer.forget_others(alive)
         deployer.applier.due = False
         for name, observability in alive.items():
+            if stop.is_set():
+                break  # another process may lead already
             others = {one.metadata.uid for one in alive.values() if one is not observability}
             try:
                 findings = self._findings(deployer, observability, selected[name], others)
@@ -137,7 +140,14 @@ class Reconciler:
             try:
                 return deployer.deploy(observability, selected, others=others)
             except ConfigurationError as error:
-                return Findings(selected=selected, targets=observability.status.targets, problems=(str(error),))
+                name = observability.metadata.name
+                return Findings(
+                    selected=selected,
+                    pods=deployer.pods(name),
+                    daemon_set=deployer.daemon_set(name),
+                    targets=observability.status.targets,
+                    problems=(str(error),),
+                )
         problems, waiting = deployer.withdraw(observability)
         if spec.type == "scripting":
             problems.insert(0, "type scripting is not supported: these agents run no scripts")

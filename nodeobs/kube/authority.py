@@ -42,6 +42,7 @@ _MOST_AUTHORITIES: Final = 4
 _UNUSABLE: Final = (
     ValueError,
     TypeError,
+    OverflowError,
     UnsupportedAlgorithm,
     InvalidSignature,
     x509.InvalidVersion,
@@ -106,6 +107,8 @@ def material_from(data: Mapping[str, bytes]) -> Material | None:
     except (KeyError, *_UNUSABLE):
         return None
     following = Pair(data["next.crt"], data["next.key"]) if {"next.crt", "next.key"} <= data.keys() else None
+    if following == served:
+        following = None  # served already: somebody else keeps it there
     authorities = (certificate.public_bytes(Encoding.PEM) for certificate in certificates)
     whole = tuple(one for one in authorities if _has_signed(one, one))
     return Material(served=served, authorities=whole, since=since, following=following)

@@ -80,6 +80,12 @@ class Kubeconfig:
         authorization = str(configuration.api_key.get("BearerToken") or "")
         if token_file is not None and not self._user.get("token"):
             authorization = f"Bearer {header_token(token_file)}"
+        if not (authorization.isascii() and authorization.isprintable()):
+            # Whatever sends it as a header would show it in its error.
+            raise ConfigurationError(
+                f"the kubeconfig {self._name} has a token or password of its user {self._user_name!r} with characters "
+                "that cannot be sent, such as the end of a line"
+            )
         if self._user and not authorization and not configuration.cert_file:
             raise ConfigurationError(
                 f"the kubeconfig {self._name} gives no credentials for its user {self._user_name!r}: {self._hint()}"

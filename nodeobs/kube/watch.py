@@ -32,6 +32,8 @@ _WATCH_SECONDS = 300.0
 _STEADY_SECONDS = 10.0
 """A watch that lasted as long ended for no fault of the server's."""
 _MAX_BACKOFF_SECONDS = 30.0
+_MAX_DOUBLINGS = 9
+"""Enough for the longest pause. Without an end they would not fit into a float after six hours."""
 _JOIN_SECONDS = 1.0
 
 
@@ -217,7 +219,7 @@ class Backoff:
 
         It does not matter how it ended: a server that ends every watch at once is not to be asked without a pause.
         """
-        self._early = 0 if lasted >= _STEADY_SECONDS else self._early + 1
+        self._early = 0 if lasted >= _STEADY_SECONDS else min(self._early + 1, _MAX_DOUBLINGS)
         return min(_MAX_BACKOFF_SECONDS, 2.0**self._early / 4) * self._randomness.uniform(0.5, 1.0)
 
 
@@ -245,7 +247,8 @@ class Reflector(Generic[T]):
         """``decode`` raises InvalidInput for an object that is to be left out.
 
         ``params`` are those of list and watch, such as a ``fieldSelector``; what it selects no more is gone.
-        ``changed`` is called, in the thread that follows, when what was decoded is another than before.
+        ``changed`` is called, in the thread that follows, when what was decoded is another than before; again after a
+        pause where it raises.
         """
         self._client = client
         self._path = path
@@ -258,6 +261,8 @@ class Reflector(Generic[T]):
         self._objects: dict[tuple[str, str], T] | None = None
         self._since = ""
         """Revision to watch from; empty: list first."""
+        self._untold = False
+        """Whether ``changed`` is still to be called: it has failed, and is called again until it does not."""
         self._watching = False
         self._thread = threading.Thread(target=self._run, name=f"reflector {path}", daemon=True)
 
@@ -325,6 +330,7 @@ class Reflector(Generic[T]):
         """List where needed, then watch until the watch ends."""
         if not self._since:
             self._list()
+        self._tell()
         seconds = _WATCH_SECONDS * self._randomness.uniform(1.0, 2.0)
         self._watching = True
         for event in watch_events(
@@ -344,8 +350,7 @@ class Reflector(Generic[T]):
         with self._lock:
             before, self._objects = self._objects, found
         self._since = revision
-        if found != before:
-            self._changed()
+        self._untold |= found != before
 
     def _apply(self, event: WatchEvent) -> None:
         meta = metadata_of(event.object)
@@ -358,8 +363,13 @@ class Reflector(Generic[T]):
             else:
                 self._put(objects, event.object, meta)
             after = objects.get(key)
-        if after != before:
+        self._untold |= after != before
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._untold:
             self._changed()
+            self._untold = False
 
     def _put(self, objects: dict[tuple[str, str], T], document: bytes, meta: ObjectMeta) -> None:
         key = meta.namespace, meta.name

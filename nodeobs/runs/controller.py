@@ -131,7 +131,7 @@ class Controller:
                         log.info("changes are no longer kept, listing again", error=str(error))
                     else:
                         log.warning("cannot follow the store, trying again", error=str(error))
-                    over.wait(min(_MAX_BACKOFF_SECONDS, 2**failures / 4) * random.uniform(0.5, 1.0))  # noqa: S311
+                    over.wait(min(_MAX_BACKOFF_SECONDS, 2 ** min(failures, 9) / 4) * random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             over.set()
             self._hand_over([*threads, *keepers])

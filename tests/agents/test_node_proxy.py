@@ -160,6 +160,7 @@ def test_nodes_begin_together_on_connections_that_are_open_already(drive: Drive)
         (told(504, "Timeout", "the server was unable to return a response"), "TargetUnavailable", "unable"),
         (told(503, "ServiceUnavailable", "error: tls: failed to verify certificate: x509: x"), "TLSFailure", "x509"),
         (text(502, "Bad Gateway"), "TargetUnavailable", "502"),
+        (text(429, "The apiserver is shutting down, please try again later."), "Unreachable", "is overloaded: The api"),
         (lambda _: Answer(0, then="close"), "Unreachable", "the connection to the API server broke"),
         (lambda _: Answer(0, then="reset"), "Unreachable", "the connection to the API server broke"),
         (lambda _: Answer(lines=[tiny_profile()[:20]], then="close"), "BadProfile", "broke off after 21 bytes"),
@@ -252,10 +253,12 @@ def test_a_refusal_that_is_nested_too_deep_is_the_kubelets(drive: Drive) -> None
     assert "the kubelet answered 500" in outcome.message
 
 
-def test_a_kubelet_that_was_just_restarting_is_asked_again(drive: Drive) -> None:
+@pytest.mark.parametrize(
+    "say", [told(503, "ServiceUnavailable", REFUSED), text(429, "Too many requests, please try again later.")]
+)
+def test_who_was_just_restarting_is_asked_again(drive: Drive, say: Callable[[Request], Answer]) -> None:
     def restarting(request: Request) -> Answer:
-        first = len(drive.asked("node-1")) == 1
-        return told(503, "ServiceUnavailable", REFUSED)(request) if first else profile(request)
+        return say(request) if len(drive.asked("node-1")) == 1 else profile(request)
 
     drive.kubelets.say["node-1"] = restarting
     assert drive.over()["node-1"].reason is None

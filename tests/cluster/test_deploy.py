@@ -256,6 +256,9 @@ def test_openshifts_authority_is_copied_and_followed(world: Deploying) -> None:
         wait_for("it is copied", lambda: world.wait_child("ConfigMap", name)["data"] == {"ca-bundle.crt": "second"})
         # Agents read it again for each profile.
         assert world.wait_child("DaemonSet")["metadata"]["generation"] == made["metadata"]["generation"]
+        written = settled(world)
+        world.patch(path, {"data": None})
+        assert settled(world) == written, "agents do not take any certificate while it is away"
 
 
 def test_elsewhere_the_authority_is_as_configured(world: Deploying) -> None:
@@ -264,10 +267,19 @@ def test_elsewhere_the_authority_is_as_configured(world: Deploying) -> None:
     world.observability()
     world.start(kubelet_ca_file=file)
     world.wait_ready("Failed", f"the authority of the kubelets' certificates cannot be read from {file}")
+    file.write_text("\n")
+    world.wait_ready("Failed", f"the authority of the kubelets' certificates is not in {file}")
     assert world.child("DaemonSet") is None, "no agent may take any certificate for want of it"
     file.write_text("own")
     assert world.wait_child("ConfigMap", f"{NAME}-kubelet-ca")["data"] == {"ca-bundle.crt": "own"}
     world.wait_ready("Progressing")
+    world.roll_out()
+    world.wait_ready("Ready")
+    file.unlink()
+    world.patch(world.at("Service", NAME), {"metadata": {"labels": {"team": "a"}}})
+    found = world.wait_ready("Failed", f"the authority of the kubelets' certificates cannot be read from {file}")
+    assert "has no pod" not in found["message"]
+    assert world.status()["count"] == 1, "those that run are there all the same"
 
 
 def test_somebody_elses_object_is_left_alone(world: Deploying) -> None:

@@ -106,6 +106,17 @@ def test_a_roll_out_is_waited_for() -> None:
     assert ready(findings(daemon_set=None)).reason == "Progressing"
 
 
+def test_a_roll_out_is_not_waited_for_where_the_node_is_not_ready() -> None:
+    going = pod("b", ready=False)
+    ending = replace(going.pod.metadata, deletion_timestamp=NOW)
+    going = replace(going, pod=replace(going.pod, metadata=ending))
+    asleep: dict[str, Any] = {"selected": (node("a"), node("b", ready=False)), "pods": (pod("a"), going)}
+    assert ready(findings(**asleep, daemon_set=rolled_out(updatedNumberScheduled=1))).reason == "Ready"
+    assert ready(findings(**asleep, daemon_set=rolled_out(updatedNumberScheduled=0))).reason == "Progressing"
+    old = {**asleep, "pods": (pod("a"), pod("b", ready=False))}
+    assert ready(findings(**old, daemon_set=rolled_out(updatedNumberScheduled=1))).reason == "Progressing"
+
+
 def test_what_does_not_work_comes_first_and_what_waits_is_told() -> None:
     found = ready(findings(problems=("x is wrong",), waiting=("y waits",), pods=(pod("a"),)))
     assert (found.status, found.reason) == ("False", "Failed")
@@ -153,3 +164,16 @@ def test_nodes_of_two_are_named() -> None:
     assert overlaps("three", selections) == ()
     everyone = {f"o{number}": frozenset({"a"}) for number in range(9)}
     assert len(overlaps("o0", everyone)) == 3
+
+
+def test_who_has_said_enough_compares_no_more() -> None:
+    class Compared(dict[str, frozenset[str]]):
+        times = 0
+
+        def __getitem__(self, key: str) -> frozenset[str]:
+            self.times += 1
+            return super().__getitem__(key)
+
+    everyone = Compared({f"o{number}": frozenset({"a"}) for number in range(100)})
+    overlaps("o0", everyone)
+    assert everyone.times == 4

@@ -127,6 +127,7 @@ def test_over_months_every_replica_is_trusted_by_what_was_published_before_and_a
         {"ca.crt": made().bundle},
         {"ca.crt": b""},
         {"since": b"yesterday"},
+        {"since": b"0001-01-01T00:00:00+01:00"},
     ],
 )
 def test_what_somebody_broke_is_made_anew(broken: dict[str, bytes]) -> None:
@@ -226,3 +227,15 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("")
     with pytest.raises(ConfigurationError, match=r"cannot be written to .*blocked/tls\.pem"):
         ensure_pair(tmp_path / "blocked" / "tls.pem", service_name="n", namespace="o", now=START)
+
+
+def test_a_successor_that_somebody_else_keeps_in_the_secret_is_none() -> None:
+    """As a backup tool does, once it has restored the Secret: what it wrote stays though we want it no more."""
+    staged = rotate(made(), names=NAMES, now=START + LIFETIME - RENEW_BEFORE + HOUR)
+    time = START + LIFETIME - RENEW_BEFORE + HOUR + PUBLISHED_FOR
+    turned = rotate(staged, names=NAMES, now=time)
+    assert staged.following == turned.served
+    left = stored(turned).to_data() | {key: staged.to_data()[key] for key in ("next.crt", "next.key")}
+    read = material_from({key: value for key, value in left.items() if value is not None})
+    assert read is not None
+    assert rotate(read, names=NAMES, now=time + 2 * PUBLISHED_FOR) == turned

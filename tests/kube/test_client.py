@@ -75,6 +75,7 @@ def test_a_request_is_json_with_our_token(serve: Serve) -> None:
         (Answer(429, status(429, "TooManyRequests", "told")), StoreUnavailable),
         (Answer(500, status(500, "InternalError", "told")), StoreUnavailable),
         (Answer(502, b"told\xff"), StoreUnavailable),
+        (Answer(500, b'{"told":' + b"[" * 3000 + b"]" * 3000 + b"}"), StoreUnavailable),
         (Answer(302, b"told", headers={"location": "http://127.0.0.1:9/"}), StoreUnavailable),
     ],
 )

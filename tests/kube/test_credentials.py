@@ -81,6 +81,13 @@ def load(path: Path, clock: Clock, **options: Any) -> Credentials:
     return load_credentials(kubeconfig=path, now=clock.now, monotonic=clock.monotonic, **options)
 
 
+@pytest.mark.parametrize("token", [f"{SECRET}\n", f"{SECRET}\x01", f"{SECRET}ä"])
+def test_a_token_that_cannot_be_sent_is_refused_without_showing_it(tmp_path: Path, clock: Clock, token: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be sent") as caught:
+        load(write(tmp_path / "kubeconfig", {"token": token}), clock)
+    assert SECRET not in str(caught.value)
+
+
 # --- the pod's service account
 
 

@@ -310,6 +310,21 @@ def test_a_fault_in_decoding_does_not_end_it(serve: Serve) -> None:
         assert names(reflector) == {"a"}
 
 
+def test_who_could_not_take_a_change_is_told_again(serve: Serve) -> None:
+    faults: list[Exception] = [StoreUnavailable("not now"), ZeroDivisionError()]
+    told: list[set[str]] = []
+
+    def changed() -> None:
+        if faults:
+            raise faults.pop()
+        told.append(names(reflector))
+
+    _, client = serve(Script([Answer(body=page(7, "a")), Answer(body=page(7, "a"))], []))
+    with closing(Reflector(client, PATH, decode, randomness=Random(1), changed=changed)) as reflector:
+        reflector.start()
+        wait_for("it is told", lambda: told == [{"a"}], seconds=5)
+
+
 # --- how often it asks
 
 
@@ -327,6 +342,7 @@ def attempts_within(seconds: float, *, already: int = 0) -> int:
 def test_requests_per_minute_against_a_server_that_is_gone_are_few() -> None:
     assert attempts_within(60) <= 10
     assert attempts_within(600, already=10) <= 10 * 4
+    assert attempts_within(600, already=2000) <= 10 * 4, "after a day"
 
 
 def test_what_lasted_makes_the_pauses_short_again_and_jitter_spreads_them() -> None:

@@ -1,0 +1,113 @@
+"""Rounds against an API server of the test's own making: what goes wrong in the middle of one."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from nodeobs.deploy.reconciler import Reconciler
+from nodeobs.kube.client import KubeClient
+from nodeobs.kube.credentials import load_credentials
+from nodeobs.kube.paths import OBSERVABILITIES
+from nodeobs.metrics import Metrics
+from nodeobs.model import to_builtins
+from nodeobs.store.kube import KubeStore
+from tests.agents.driving import connector
+from tests.deploy.documents import NAMESPACE, config, observability
+from tests.fakes.api_server import Answer, FakeApiServer, Request, status
+from tests.processes import wait_for
+
+Respond = Callable[[Request], Answer | None]
+
+
+@contextmanager
+def reconciling(
+    folder: Path, *names: str, respond: Respond, changes: Callable[[], Iterable[object]] = tuple
+) -> Iterator[tuple[FakeApiServer, threading.Event]]:
+    """A reconciler of these NodeObservabilities; ``respond`` answers what is neither a list nor a watch.
+
+    ``changes`` are the events of the NodeObservabilities' watch.
+    """
+    items = [dict[str, Any](to_builtins(observability(name))) for name in names]
+
+    def answer(request: Request) -> Answer:
+        if request.query.get("watch"):
+            lines = changes() if request.path == OBSERVABILITIES.collection() else ()
+            return Answer(lines=lines, then="hang")
+        if "limit" in request.query:
+            found = items if request.path == OBSERVABILITIES.collection() else []
+            return Answer(body={"metadata": {"resourceVersion": "1"}, "items": found})
+        return respond(request) or Answer(404, status(404, "NotFound", "not found"))
+
+    stop = threading.Event()
+    with FakeApiServer(answer) as server:
+        client = KubeClient(load_credentials(kubeconfig=server.kubeconfig(folder / "kubeconfig"), environ={}))
+        reconciler = Reconciler(
+            client,
+            store=KubeStore(client, namespace=NAMESPACE),
+            config=config(),
+            connector=connector(),
+            kubelet_ca_file=None,
+            metrics=Metrics(CollectorRegistry()),
+            now=lambda: datetime.now(UTC),
+            randomness=Random(1),
+        )
+        thread = threading.Thread(target=reconciler.run, args=(stop,))
+        thread.start()
+        try:
+            yield server, stop
+        finally:
+            stop.set()
+            thread.join(10)
+            client.close()
+
+
+def test_who_leads_no_more_writes_for_no_other(tmp_path: Path) -> None:
+    stopped = threading.Event()
+
+    def respond(request: Request) -> Answer | None:
+        if request.method != "PATCH":
+            return None
+        stop.set()
+        stopped.set()
+        return Answer(body={})
+
+    with reconciling(tmp_path, "first", "second", respond=respond) as (server, stop):
+        assert stopped.wait(10)
+    written = [request.path for request in server.asked("PATCH")]
+    assert len(written) == 5
+    assert all("first" in path for path in written), written
+
+
+def test_nothing_is_kept_of_one_that_is_gone(tmp_path: Path) -> None:
+    gone, back = threading.Event(), threading.Event()
+
+    def changes() -> Iterator[dict[str, Any]]:
+        document = to_builtins(observability("first"))
+        gone.wait(10)
+        yield {"type": "DELETED", "object": document}
+        back.wait(10)
+        yield {"type": "ADDED", "object": document}
+
+    def secrets() -> list[str]:
+        return [json.loads(one.body)["data"]["tls.crt"] for one in server.asked("PATCH") if "secrets" in one.path]
+
+    def respond(request: Request) -> Answer | None:
+        return Answer(body={}) if request.method == "PATCH" else None
+
+    with reconciling(tmp_path, "first", respond=respond, changes=changes) as (server, _):
+        wait_for("the first is made", lambda: len(secrets()) == 1)
+        gone.set()
+        time.sleep(2.5)  # a round without it
+        back.set()
+        wait_for("it is made again", lambda: len(secrets()) == 2, seconds=10)
+        assert len(set(secrets())) == 2
