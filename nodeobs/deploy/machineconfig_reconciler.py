@@ -15,7 +15,7 @@ import structlog
 
 from nodeobs.deploy.applier import Applier
 from nodeobs.deploy.machineconfigs import FINALIZER, View, asks, is_held, left, pool_needed, status_of, verdict
-from nodeobs.deploy.machineobserved import MachinesObserved, Stored
+from nodeobs.deploy.machineobserved import MachinesObserved, Stored, Unread
 from nodeobs.deploy.machines import (
     NODE_MANAGER,
     PATHS,
@@ -97,7 +97,7 @@ class _Rounds:
         # What is concluded from them, and what is written over them, are of the same moment.
         everyone = self._observed.configs.items()
         try:
-            view = self._observed.view([stored.config for stored in everyone])
+            view = self._observed.view(everyone)
         except NodeobsError as error:
             log.warning("cannot tell whether there is machine configuration, trying again", error=str(error))
             return True
@@ -106,6 +106,8 @@ class _Rounds:
         if view.served and view.known:
             view = change(view, problems=[*self._turn_on(view), *self._turn_off(view)])
         for stored in everyone:
+            if isinstance(stored, Unread):
+                continue
             try:
                 self._settle(stored, view)
             except (Conflict, NotFound):
@@ -128,7 +130,7 @@ class _Rounds:
     def _turn_off(self, view: View) -> list[str]:
         """Take away what is not wanted any more; why it cannot be taken away."""
         problems = self._label(view.to_unlabel, on=False)
-        if problems or view.asking:
+        if problems or view.asking or view.unread:
             return problems
         if view.machine_config is not None and view.machine_config.ours:
             problem = self._applier.remove("MachineConfig", view.machine_config.held)

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
+import structlog
 
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.machineconfigs import View, asks, is_held
@@ -24,13 +25,15 @@ from nodeobs.deploy.machines import (
     read_made,
     read_pool,
 )
-from nodeobs.errors import NotFound
+from nodeobs.errors import InvalidInput, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
-from nodeobs.kube.watch import Reflector, list_pages
-from nodeobs.model import NodeObservabilityMachineConfig, decode_json
+from nodeobs.kube.watch import Reflector, list_pages, metadata_of
+from nodeobs.model import Document, MachineConfigSpec, Metadata, NodeObservabilityMachineConfig, decode_json
 from nodeobs.typed import decode
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -43,6 +46,19 @@ class Stored(NamedTuple):
 
     config: NodeObservabilityMachineConfig
     raw: bytes
+
+
+class Unread(NamedTuple):
+    """A NodeObservabilityMachineConfig that cannot be read; it may well be one that is on."""
+
+    name: str
+
+
+class _Wish(Document, frozen=True, kw_only=True):
+    """All of one but the status, which is ours to write anew."""
+
+    metadata: Metadata
+    spec: MachineConfigSpec = msgspec.field(default_factory=MachineConfigSpec)
 
 
 class _Resource(msgspec.Struct, frozen=True):
@@ -69,7 +85,7 @@ class MachinesObserved:
         self._openshift = openshift
         self._randomness = randomness
         self._changed = changed
-        self.configs = self._following(MACHINE_CONFIGS.collection(), _read_stored)
+        self.configs = self._following(MACHINE_CONFIGS.collection(), read_stored)
         self._machinery: _Machinery | None = None
         self._since = 0.0
         """When that was begun."""
@@ -84,13 +100,15 @@ class MachinesObserved:
         with ThreadPoolExecutor(len(everything)) as pool:
             list(pool.map(Reflector.close, everything))
 
-    def view(self, configs: Sequence[NodeObservabilityMachineConfig]) -> View | None:
+    def view(self, everyone: Sequence[Stored | Unread]) -> View | None:
         """The cluster now, with these as what is wanted of it; None while it is not known yet.
 
         Raises:
             NodeobsError: the API server does not say whether it has machine configuration.
         """
-        view = View(openshift=self._openshift, configs=configs)
+        configs = [one.config for one in everyone if isinstance(one, Stored)]
+        unread = [one.name for one in everyone if isinstance(one, Unread)]
+        view = View(openshift=self._openshift, configs=configs, unread=unread)
         if self._machinery is None:
             if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
                 return view
@@ -99,11 +117,12 @@ class MachinesObserved:
         nodes, machine_configs, pools = self._machinery
         if not all(reflector.has_synced for reflector in self._machinery):
             late = time.monotonic() - self._since > _PATIENCE_SECONDS
-            return View(openshift=True, served=True, known=False, configs=configs) if late else None
+            return View(openshift=True, served=True, known=False, configs=configs, unread=unread) if late else None
         return View(
             openshift=True,
             served=True,
             configs=configs,
+            unread=unread,
             machines=nodes.items(),
             machine_config=machine_configs.get(MACHINE_CONFIG),
             pools={pool.name: pool for pool in pools.items()},
@@ -150,5 +169,15 @@ class MachinesObserved:
         return Reflector(self._client, path, read, params=params, randomness=self._randomness, changed=self._changed)
 
 
-def _read_stored(raw: bytes) -> Stored:
-    return Stored(decode_json(raw, NodeObservabilityMachineConfig), raw)
+def read_stored(raw: bytes) -> Stored | Unread:
+    """From JSON; never left out of memory: what one that is there wants is not to be taken for unwanted."""
+    try:
+        return Stored(decode_json(raw, NodeObservabilityMachineConfig), raw)
+    except InvalidInput as error:
+        name = metadata_of(raw).name
+        log.warning("a NodeObservabilityMachineConfig cannot be read", name=name, reason=str(error))
+    try:
+        wish = decode_json(raw, _Wish)
+    except InvalidInput:
+        return Unread(name)
+    return Stored(NodeObservabilityMachineConfig(metadata=wish.metadata, spec=wish.spec), raw)

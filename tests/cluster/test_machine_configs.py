@@ -319,3 +319,22 @@ def test_a_label_with_a_value_is_not_the_pools_and_is_told(world: Machining, ope
     operator.finish()
     world.wait_gone()
     assert world.pool() is None, "no node is in it"
+
+
+def test_one_that_cannot_be_read_is_not_taken_for_turned_off(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.config("off", on=False)
+    world.lead()
+    enabled(world, operator, one)
+    # A year that the API server knows, and Python does not.
+    odd = {"status": {"lastReconcile": "0000-01-01T00:00:00Z"}}
+    world.patch(MACHINE_CONFIGS.item("cluster", subresource="status"), odd)
+    wait_for(
+        "the status is written anew",
+        lambda: (world.stored() or {})["status"]["lastReconcile"] != odd["status"]["lastReconcile"],
+        seconds=20,
+    )
+    assert world.labelled() == {one}
+    assert world.machine_config() is not None
+    world.wait_said("Enabled", "Ready")
