@@ -218,7 +218,7 @@ def _off(view: View) -> Verdict:
         return Verdict(enabled=False, reason="Failed", message=_sentences(*view.problems, waiting))
     workers = view.pools.get(WORKERS)
     if not view.asking and workers is not None and workers.degraded is not None:
-        return Verdict(enabled=False, reason="Failed", message=_degraded(workers))
+        return Verdict(enabled=False, reason="Failed", message=_sentences(_degraded(workers)))
     return Verdict(enabled=False, reason="Progressing", message=waiting)
 
 

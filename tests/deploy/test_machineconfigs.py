@@ -323,3 +323,9 @@ def test_one_whose_status_cannot_be_read_still_says_what_it_wants() -> None:
     assert odd.config.spec.debug.enable_crio_profiling
     assert odd.config.status.last_reconcile is None
     assert read_stored(json.dumps(document | {"spec": {"nodeSelector": 1}}).encode()) == Unread("one")
+
+
+def test_an_operators_long_story_fits_into_the_status() -> None:
+    long = pool("worker", conditions=[{"type": "Degraded", "status": "True", "message": "x" * 40_000}])
+    seen = view(long, pool(machineCount=0), configs=(config(on=False),), machines=(), machine_config=None)
+    assert len(said(seen)[2]) <= 4096
