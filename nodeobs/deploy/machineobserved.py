@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
@@ -130,14 +130,24 @@ class MachinesObserved:
 
     def is_clean(self, view: View) -> bool:
         """Whether nothing is left of what is off, by the cluster itself: memory may be behind our own writes."""
-        wanted = view.wanted
-        for page in list_pages(self._client, NODES.collection(), {"labelSelector": LABEL}):
-            if any(machine.ours and machine.name not in wanted for machine in map(read_machine, page.items)):
-                return False
+        if not self.is_unlabelled(view.wanted):
+            return False
         if view.asking:
             return True
         names = {"MachineConfig": MACHINE_CONFIG, "MachineConfigPool": MACHINE_POOL}
         return not any(self._is_there(kind, name) for kind, name in names.items())
+
+    def is_unlabelled(self, wanted: Collection[str] = ()) -> bool:
+        """Whether no node but those has our label, by the cluster itself."""
+        pages = list_pages(self._client, NODES.collection(), {"labelSelector": LABEL})
+        found = (machine for page in pages for machine in map(read_machine, page.items))
+        return not any(machine.ours and machine.name not in wanted for machine in found)
+
+    def is_left(self) -> bool:
+        """Whether no node is in the pool, or about to be, by the cluster itself."""
+        pages = list_pages(self._client, NODES.collection())
+        found = (machine for page in pages for machine in map(read_machine, page.items))
+        return not any(machine.labelled or machine.in_pool for machine in found)
 
     def _is_there(self, kind: str, name: str) -> bool:
         try:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from nodeobs.deploy.machineconfigs import FINALIZER, View
 from nodeobs.deploy.machineobserved import MachinesObserved
 from nodeobs.deploy.machines import LABEL, PATHS
+from nodeobs.errors import StoreUnavailable
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.model import API_VERSION
@@ -338,3 +342,81 @@ def test_one_that_cannot_be_read_is_not_taken_for_turned_off(world: Machining, o
     assert world.labelled() == {one}
     assert world.machine_config() is not None
     world.wait_said("Enabled", "Ready")
+
+
+def test_ended_while_it_takes_labels_off_it_leaves_the_rest_to_the_next(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.worker("a"), world.worker("b")
+    world.config()
+    world.lead()
+    enabled(world, operator, one, two)
+    request, seen = world.client.request, threading.Event()
+
+    def ended(method: str, path: str, body: object = None, **options: Any) -> bytes:
+        done = request(method, path, body, **options)
+        if path.startswith("/api/v1/nodes/"):
+            world.end()
+            seen.set()
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.client, "request", ended)
+        world.turn(on=False)
+        assert seen.wait(20)
+        world.stop()
+    assert len(world.labelled()) == 1
+    assert world.machine_config() is not None, "a node that is in the pool would restart for it, and once more later"
+    world.lead()
+    wait_for("it is deleted", lambda: world.machine_config() is None, seconds=20)
+    assert world.labelled() == set()
+
+
+def test_turned_off_while_nodes_are_labelled_the_rest_of_them_are_spared(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [world.worker(name) for name in "abcde"]
+    request, labelled = world.client.request, []
+
+    def turned_off(method: str, path: str, body: object = None, **options: Any) -> bytes:
+        done = request(method, path, body, **options)
+        if path.startswith("/api/v1/nodes/") and "labels" in cast("dict[str, Any]", body)["metadata"]:
+            labelled.append(path)
+            if len(labelled) == 1:
+                world.turn(on=False)
+            time.sleep(0.5)  # as where the API server has much to do
+        return done
+
+    monkeypatch.setattr(world.client, "request", turned_off)
+    world.config()
+    world.lead()
+    wait_for("one is labelled", lambda: labelled, seconds=20)
+    wait_for("it is let go", lambda: "finalizers" not in (world.stored() or {})["metadata"], seconds=40)
+    assert len(labelled) < len(nodes)
+
+
+def test_nothing_goes_from_under_nodes_that_memory_does_not_know_to_be_labelled(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.worker("a")
+    stream, behind = world.client.stream, threading.Event()
+
+    def broken(path: str, *arguments: Any, **options: Any) -> Any:
+        if path == NODES.collection() and behind.is_set():
+            raise StoreUnavailable("no watch can be had now")
+        return stream(path, *arguments, **options)
+
+    behind.set()
+    monkeypatch.setattr(world.client, "stream", broken)
+    world.config()
+    world.lead()
+    wait_for("the node is labelled", lambda: world.labelled() == {one}, seconds=20)
+    world.turn(on=False)
+    settled(world)
+    assert world.machine_config() is not None
+    assert world.pool() is not None
+    behind.clear()
+    wait_for("the label is off", lambda: world.labelled() == set(), seconds=60)
+    operator.finish()
+    wait_for("the pool is deleted", lambda: world.pool() is None, seconds=20)
+    wait_for("it is let go", lambda: "finalizers" not in (world.stored() or {})["metadata"], seconds=20)
