@@ -198,3 +198,17 @@ def test_an_unreadable_run_is_let_go_too(world: World, nodeobs: Invoke) -> None:
     assert result.exit_code == 0, result.output
     assert "released nodeobservabilityruns a/broken" in result.stderr
     assert result.stdout.startswith("The service can be removed now"), "no log of the parts in it"
+
+
+def test_agents_in_another_namespace_keep_their_rights_and_are_told(world: World, nodeobs: Invoke) -> None:
+    def binding(namespace: str) -> dict[str, Any]:
+        subjects = [{"kind": "ServiceAccount", "name": "x", "namespace": namespace}]
+        return {"metadata": {"name": f"nodeobs-agent:{namespace}:x", "uid": namespace}, "subjects": subjects}
+
+    everywhere = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    world.has(everywhere, {"metadata": {}, "items": [binding("nodeobs-agents"), binding("profiling")]})
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
+    assert world.written == [("DELETE", f"{everywhere}/nodeobs-agent:nodeobs-agents:x")]
+    assert "ClusterRoleBinding nodeobs-agent:profiling:x stays: it is of agents in namespace profiling" in result.stderr
+    assert "`--agent-namespace profiling` deletes these" in result.stderr
