@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -230,13 +231,12 @@ class Resources:
             kept = [name for name in meta.finalizers if not name.startswith(_OURS)]
             patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": kept}}
             try:
-                self._client.request("PATCH", at, patch, content_type=_MERGE_PATCH)
+                with suppress(Conflict):
+                    self._client.request("PATCH", at, patch, content_type=_MERGE_PATCH)
+                    return
+                meta = decode(self._client.get(at), _Head).metadata
             except NotFound:
                 return
-            except Conflict:
-                meta = decode(self._client.get(at), _Head).metadata
-                continue
-            return
         raise StoreUnavailable(f"{path.plural} {meta.name} was written by others {_TRIES} times meanwhile")
 
     def _narrow(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from nodeobs.errors import NotFound, RemovalRefused, RemovalTimedOut, StoreDenied, StoreUnavailable
+from nodeobs.errors import InvalidInput, NotFound, RemovalRefused, RemovalTimedOut, StoreDenied, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.lease import LEASES, Lease, LeaseSpec
 from nodeobs.kube.paths import PODS, RUNS, ResourcePath
@@ -149,7 +149,7 @@ class Stopping:
             self._changes.make(Action.CANCEL, f"NodeObservabilityRun {run.key}", write)
         except StoreDenied:
             raise
-        except StoreUnavailable as error:
+        except (InvalidInput, StoreUnavailable) as error:  # the former also where somebody's policy refuses it
             self._changes.note(f"Run {run.key} cannot be cancelled by the service: {error}")
             return False
         return True

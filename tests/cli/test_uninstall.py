@@ -212,3 +212,31 @@ def test_agents_in_another_namespace_keep_their_rights_and_are_told(world: World
     assert world.written == [("DELETE", f"{everywhere}/nodeobs-agent:nodeobs-agents:x")]
     assert "ClusterRoleBinding nodeobs-agent:profiling:x stays: it is of agents in namespace profiling" in result.stderr
     assert "`--agent-namespace profiling` deletes these" in result.stderr
+
+
+def test_a_cancellation_that_a_policy_refuses_does_not_end_it(world: World, nodeobs: Invoke) -> None:
+    runs, within = f"/apis/{API_VERSION}/nodeobservabilityruns", f"/apis/{API_VERSION}/namespaces/a"
+    at = f"{within}/nodeobservabilityruns/going"
+    metadata = {"name": "going", "namespace": "a", "uid": "1", "resourceVersion": "4"}
+    run = {"metadata": metadata, "spec": {"nodeObservabilityRef": {"name": "x"}}, "status": {"phase": "Running"}}
+    world.has(runs, {"metadata": {}, "items": [run]})
+    world.has(at, run)
+    world.answers["PUT", f"{at}/status"] = [Answer(body=run)]
+    world.answers["PATCH", at] = [Answer(422, status(422, "Invalid", "Runs are not to be changed, says a policy"))]
+    lease = {"metadata": {"name": "nodeobs"}, "spec": {"holderIdentity": "one"}}
+    gone = Answer(404, status(404, "NotFound", "no such Lease"))
+    world.answers["GET", "/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs"] = [Answer(body=lease), gone]
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
+    assert "Run a/going cannot be cancelled by the service: Runs are not to be changed" in result.stderr
+    assert "ended NodeObservabilityRun a/going as Cancelled" in result.stderr
+
+
+def test_what_goes_while_its_finalizer_is_taken_off_is_gone(world: World, nodeobs: Invoke) -> None:
+    """Written by others first, and deleted then."""
+    at = f"{MACHINE_CONFIGS}/cluster"
+    held = {"metadata": {"name": "cluster", "resourceVersion": "1", "finalizers": [f"{GROUP}/machine-configs"]}}
+    world.has(MACHINE_CONFIGS, {"metadata": {}, "items": [held]})
+    world.answers["PATCH", at] = [Answer(409, status(409, "Conflict", "the object has been modified"))]
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
