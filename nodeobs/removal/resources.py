@@ -34,7 +34,8 @@ _NOT_TURNED_OFF: Final = (
     f"{MACHINE_POOL} and the nodes' labels stay; docs/machine-configs.md says how to take them away by hand"
 )
 _OURS: Final = f"{GROUP}/"
-_PAGE: Final = 50
+_PAGE: Final = 20
+"""A Run has up to a mebibyte, and the job that removes the service 256 for all that it holds of a page."""
 _TRIES: Final = 5
 
 

@@ -240,3 +240,21 @@ def test_what_goes_while_its_finalizer_is_taken_off_is_gone(world: World, nodeob
     world.answers["PATCH", at] = [Answer(409, status(409, "Conflict", "the object has been modified"))]
     result = nodeobs("--yes")
     assert result.exit_code == 0, result.output
+
+
+def test_large_runs_are_read_a_few_at_a_time(world: World, nodeobs: Invoke) -> None:
+    """A hundred Runs over 5,000 nodes have 50 MiB, and take several times as much; the chart's job has 256."""
+    runs = f"/apis/{API_VERSION}/nodeobservabilityruns"
+    at = f"/apis/{API_VERSION}/namespaces/a/nodeobservabilityruns/one"
+    name = CRD_NAMES[1]
+    old = definition(name) | {"status": {"storedVersions": ["v1alpha1", "v1beta1"]}}
+    world.has(f"{DEFINITIONS}/{name}", old)
+    world.answers["PATCH", f"{DEFINITIONS}/{name}/status"] = [Answer(body=old)]
+    world.answers["PATCH", f"{DEFINITIONS}/{name}"] = [Answer(body=old)]
+    run = {"metadata": {"name": "one", "namespace": "a"}, "status": {"phase": "Succeeded"}}
+    world.has(runs, {"metadata": {}, "items": [run]})
+    world.answers["PUT", at] = [Answer(body=run)]
+    assert nodeobs("--yes").exit_code == 0
+    pages = [one.query["limit"] for one in world.asked if one.path == runs and "fieldSelector" not in one.query]
+    assert len(pages) == 2
+    assert all(int(limit) <= 20 for limit in pages)
