@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 _PATIENCE_SECONDS: Final = 10.0
 """After which it is told that something cannot be read."""
+_BEHIND_SECONDS: Final = 60.0
+"""After which it is told that something cannot be followed any more, as where a right was taken away; an API server
+that restarts is followed again before that."""
 
 
 class Stored(NamedTuple):
@@ -87,8 +90,8 @@ class MachinesObserved:
         self._changed = changed
         self.configs = self._following(MACHINE_CONFIGS.collection(), read_stored)
         self._machinery: _Machinery | None = None
-        self._since = 0.0
-        """When that was begun."""
+        self._behind_since: float | None = None
+        """Since when not all of that is followed."""
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -113,10 +116,10 @@ class MachinesObserved:
             if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
                 return view
             self._machinery = self._start_machinery()
-            self._since = time.monotonic()
         nodes, machine_configs, pools = self._machinery
-        if not all(reflector.has_synced for reflector in self._machinery):
-            late = time.monotonic() - self._since > _PATIENCE_SECONDS
+        synced = all(reflector.has_synced for reflector in self._machinery)
+        late = self._is_behind_for(_BEHIND_SECONDS if synced else _PATIENCE_SECONDS)
+        if late or not synced:
             return View(openshift=True, served=True, known=False, configs=configs, unread=unread) if late else None
         return View(
             openshift=True,
@@ -127,6 +130,20 @@ class MachinesObserved:
             machine_config=machine_configs.get(MACHINE_CONFIG),
             pools={pool.name: pool for pool in pools.items()},
         )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all of it is being followed now."""
+        return self._machinery is None or all(reflector.is_current for reflector in self._machinery)
+
+    def _is_behind_for(self, seconds: float) -> bool:
+        if self.is_current:
+            self._behind_since = None
+            return False
+        now = time.monotonic()
+        if self._behind_since is None:
+            self._behind_since = now
+        return now - self._behind_since > seconds
 
     def is_clean(self, view: View) -> bool:
         """Whether nothing is left of what is off, by the cluster itself: memory may be behind our own writes."""
