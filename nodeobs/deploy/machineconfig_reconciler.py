@@ -201,6 +201,8 @@ class _Rounds:
 
     def _is_over(self, view: View) -> bool:
         """Whether all that is to be turned off is off."""
+        if view.stranded:
+            return False
         if not view.served:
             return True
         if not view.known or left(view):

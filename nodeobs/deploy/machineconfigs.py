@@ -45,6 +45,8 @@ class View:
     """Whether the service was told that this is OpenShift."""
     served: bool = False
     """Whether the API server has machine configuration."""
+    stranded: bool = False
+    """Whether it has, and what was turned on there cannot be turned off as the service is told that it has not."""
     known: bool = True
     """Whether nodes, MachineConfigs and pools could be read; else nothing is to be concluded from their absence."""
     configs: Sequence[NodeObservabilityMachineConfig] = ()
@@ -118,6 +120,12 @@ def verdict(config: NodeObservabilityMachineConfig, view: View) -> Verdict:
         message = (
             "nodes, MachineConfigs or MachineConfigPools cannot be read, and the service's log says why; it takes the "
             "roles of `nodeobs manifests --openshift`"
+        )
+        return Verdict(enabled=False, reason="Failed", message=message)
+    if view.stranded and is_held(config) and not asks(config):
+        message = (
+            "what was turned on stays on: this is OpenShift, but the service's setting openshift is off; it is turned "
+            "off once that is on"
         )
         return Verdict(enabled=False, reason="Failed", message=message)
     return _on(config, view) if asks(config) else _off(view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace as change
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -112,8 +113,10 @@ class MachinesObserved:
         configs = [one.config for one in everyone if isinstance(one, Stored)]
         unread = [one.name for one in everyone if isinstance(one, Unread)]
         view = View(openshift=self._openshift, configs=configs, unread=unread)
+        if not self._openshift:
+            return change(view, stranded=any(map(is_held, configs)) and self._is_served())
         if self._machinery is None:
-            if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
+            if not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
                 return view
             self._machinery = self._start_machinery()
         nodes, machine_configs, pools = self._machinery

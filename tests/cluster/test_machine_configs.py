@@ -420,3 +420,24 @@ def test_nothing_goes_from_under_nodes_that_memory_does_not_know_to_be_labelled(
     operator.finish()
     wait_for("the pool is deleted", lambda: world.pool() is None, seconds=20)
     wait_for("it is let go", lambda: "finalizers" not in (world.stored() or {})["metadata"], seconds=20)
+
+
+def test_what_is_on_is_not_said_to_be_off_because_the_setting_is(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.lead()
+    enabled(world, operator, one)
+    world.stop()
+    world.turn(on=False)
+    world.lead(openshift=False)
+    found = world.wait_said("Disabled", "Failed", "the service's setting openshift is off")
+    assert "stays on" in found
+    world.delete()
+    settled(world)
+    assert (world.stored() or {})["metadata"]["finalizers"] == [FINALIZER]
+    assert world.labelled() == {one}
+    world.stop()
+    world.lead()
+    wait_for("it is deleted", lambda: world.machine_config() is None, seconds=20)
+    operator.finish()
+    world.wait_gone()
