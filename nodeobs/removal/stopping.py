@@ -62,7 +62,10 @@ class _Pods(msgspec.Struct, frozen=True):
 
 
 class Stopping:
-    """Ends the service in ``namespace``; every wait takes ``timeout`` seconds at most."""
+    """Ends the service in ``namespace``; every wait takes ``timeout`` seconds at most.
+
+    Or the Lease's duration, where that is longer and whoever leads may have been killed.
+    """
 
     def __init__(
         self,
@@ -186,8 +189,11 @@ class Stopping:
 
     def _wait_for_leader(self) -> None:
         until, told = self._monotonic() + self._timeout, ""
+        since: float | None = None
         while leader := self._leader():
-            if self._monotonic() > until:
+            since = self._seen_at if since is None else since
+            # Not before it was seen to renew: one that was killed is not, and leads no more once the Lease is over.
+            if self._monotonic() > until and self._seen_at != since:
                 raise RemovalRefused(
                     f"{leader} still leads, and is no pod of the Deployment {self._namespace}/{SERVICE}: it would "
                     "make everything anew",

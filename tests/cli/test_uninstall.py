@@ -258,3 +258,11 @@ def test_large_runs_are_read_a_few_at_a_time(world: World, nodeobs: Invoke) -> N
     pages = [one.query["limit"] for one in world.asked if one.path == runs and "fieldSelector" not in one.query]
     assert len(pages) == 2
     assert all(int(limit) <= 20 for limit in pages)
+
+
+def test_a_leader_that_was_killed_is_waited_for_longer_than_for_one_that_leads(world: World, nodeobs: Invoke) -> None:
+    lease = {"metadata": {"name": "nodeobs"}, "spec": {"holderIdentity": "killed", "leaseDurationSeconds": 2}}
+    world.has("/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs", lease)
+    result = nodeobs("--yes", "--timeout", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "waiting for killed, which leads, to end" in result.stderr
