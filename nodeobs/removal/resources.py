@@ -22,6 +22,7 @@ from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.kube.watch import list_pages
 from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
 from nodeobs.removal.changes import MANAGER, Action, Changes
+from nodeobs.removal.place import Webhook, check_place
 from nodeobs.runs import results
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
@@ -56,21 +57,9 @@ class _Version(msgspec.Struct, frozen=True):
     served: bool
 
 
-class _Service(msgspec.Struct, frozen=True):
-    namespace: str = ""
-
-
-class _ClientConfig(msgspec.Struct, frozen=True):
-    service: _Service = _Service()
-
-
-class _Webhook(msgspec.Struct, frozen=True, rename="camel"):
-    client_config: _ClientConfig = _ClientConfig()
-
-
 class _Conversion(msgspec.Struct, frozen=True):
     strategy: str = "None"
-    webhook: _Webhook = _Webhook()
+    webhook: Webhook = Webhook()
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -110,7 +99,7 @@ class Resources:
             if definition is None:
                 self._changes.note(f"there is no CustomResourceDefinition {name}")
                 continue
-            self._check_namespace(definition)
+            check_place(definition.spec.conversion.webhook, definition.metadata.name, namespace=self._namespace)
             old = [version for version in definition.status.stored_versions if version != STORAGE_VERSION]
             if old:
                 plural = name.partition(".")[0]
@@ -147,15 +136,6 @@ class Resources:
                 raise StoreUnavailable(
                     f"CustomResourceDefinition {name} was written by others {_TRIES} times meanwhile"
                 )
-
-    def _check_namespace(self, definition: _Definition) -> None:
-        other = definition.spec.conversion.webhook.client_config.service.namespace
-        if other not in ("", self._namespace):
-            raise RemovalRefused(
-                f"the service is in namespace {other}, not in {self._namespace}: {definition.metadata.name} says so",
-                hint=f"give `--namespace {other}`, and `--agent-namespace` where its agents are in another than "
-                f"{other}-agents",
-            )
 
     def _definition(self, name: str) -> _Definition | None:
         try:

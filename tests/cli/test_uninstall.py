@@ -266,3 +266,14 @@ def test_a_leader_that_was_killed_is_waited_for_longer_than_for_one_that_leads(w
     result = nodeobs("--yes", "--timeout", "0.1")
     assert result.exit_code == 0, result.output
     assert "waiting for killed, which leads, to end" in result.stderr
+
+
+def test_the_webhook_of_a_service_elsewhere_is_not_deleted(world: World, nodeobs: Invoke) -> None:
+    """Also where definitions do not tell, as after an earlier removal."""
+    webhook = {"clientConfig": {"service": {"namespace": "there", "name": "nodeobs"}}}
+    hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    world.has(f"{hooks}/nodeobs", {"metadata": {"name": "nodeobs"}, "webhooks": [webhook]})
+    result = nodeobs("--yes")
+    assert result.exit_code == 4, result.output
+    assert "the service is in namespace there, not in nodeobs: ValidatingWebhookConfiguration nodeobs" in result.stderr
+    assert world.written == []
