@@ -277,3 +277,20 @@ def test_the_webhook_of_a_service_elsewhere_is_not_deleted(world: World, nodeobs
     assert result.exit_code == 4, result.output
     assert "the service is in namespace there, not in nodeobs: ValidatingWebhookConfiguration nodeobs" in result.stderr
     assert world.written == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{DEFINITIONS}/{CRD_NAMES[0]}",
+        "/apis/apps/v1/namespaces/nodeobs/deployments/nodeobs",
+        "/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs",
+        MACHINE_CONFIGS,
+    ],
+)
+def test_a_proxy_that_wants_a_login_is_told(world: World, nodeobs: Invoke, path: str) -> None:
+    world.answers["GET", path] = [Answer(body=b"<html>Log in")]
+    result = nodeobs("--yes")
+    assert result.exit_code == 6
+    assert "the API server's answer cannot be read" in result.stderr
+    assert "run this again" in result.stderr
