@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 
 from nodeobs.cli.failures import ExitCode, Failure, Unavailable
 from nodeobs.cli.helptext import examples
@@ -30,6 +31,7 @@ from nodeobs.kube.credentials import load_credentials
 from nodeobs.removal.changes import Change, Changes
 from nodeobs.removal.uninstalling import uninstall as prepare
 
+_AGAIN = "what was done stays done: run this again"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -150,16 +152,17 @@ def _connected(kubeconfig: Path | None, context: str | None) -> Iterator[KubeCli
             raise
         except NodeobsError as error:
             raise _failure_of(error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # as of a proxy that wants a login
+            raise Unavailable(f"the API server's answer cannot be read: {error}", hint=_AGAIN) from error
 
 
 def _failure_of(error: NodeobsError) -> Failure:
-    again = "what was done stays done: run this again"
     if isinstance(error, RemovalError):
         code = ExitCode.TIMED_OUT if isinstance(error, RemovalTimedOut) else ExitCode.REFUSED
         return Failure(str(error), exit_code=code, hint=error.hint)
     if isinstance(error, StoreDenied):
-        hint = f"the ServiceAccount nodeobs-uninstall of the chart has every right that it takes; {again} with them"
+        hint = f"the ServiceAccount nodeobs-uninstall of the chart has every right that it takes; {_AGAIN} with them"
         return Failure(str(error), exit_code=ExitCode.UNREACHABLE, hint=hint)
     if isinstance(error, StoreUnavailable):
-        return Unavailable(str(error), hint=again)
-    return Failure(str(error), hint=again)
+        return Unavailable(str(error), hint=_AGAIN)
+    return Failure(str(error), hint=_AGAIN)

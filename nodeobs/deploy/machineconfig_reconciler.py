@@ -15,11 +15,12 @@ import structlog
 
 from nodeobs.deploy.applier import Applier
 from nodeobs.deploy.machineconfigs import FINALIZER, View, asks, is_held, left, pool_needed, status_of, verdict
-from nodeobs.deploy.machineobserved import MachinesObserved, Stored
+from nodeobs.deploy.machineobserved import MachinesObserved, Stored, Unread
 from nodeobs.deploy.machines import (
     NODE_MANAGER,
     PATHS,
     Machine,
+    Made,
     machine_config,
     machine_config_pool,
     node_with,
@@ -88,6 +89,8 @@ class _Rounds:
         self._applier = Applier(client, monotonic=time.monotonic, paths=PATHS)
         self._now = now
         self._stop = stop
+        self._everyone: Sequence[Stored | Unread] = ()
+        """As this round found them."""
 
     def go(self) -> bool:
         """One round; whether something is left to do that has to wait."""
@@ -95,17 +98,20 @@ class _Rounds:
         if not self._observed.configs.has_synced:
             return True
         # What is concluded from them, and what is written over them, are of the same moment.
-        everyone = self._observed.configs.items()
+        everyone = self._everyone = self._observed.configs.items()
         try:
-            view = self._observed.view([stored.config for stored in everyone])
+            view = self._observed.view(everyone)
         except NodeobsError as error:
             log.warning("cannot tell whether there is machine configuration, trying again", error=str(error))
             return True
         if view is None:
             return True
+        self._applier.due = not self._observed.is_current  # look again soon
         if view.served and view.known:
             view = change(view, problems=[*self._turn_on(view), *self._turn_off(view)])
         for stored in everyone:
+            if isinstance(stored, Unread):
+                continue
             try:
                 self._settle(stored, view)
             except (Conflict, NotFound):
@@ -128,21 +134,32 @@ class _Rounds:
     def _turn_off(self, view: View) -> list[str]:
         """Take away what is not wanted any more; why it cannot be taken away."""
         problems = self._label(view.to_unlabel, on=False)
-        if problems or view.asking:
+        # Only once memory has every label off: some may not have been tried, as where this process is about to end.
+        if problems or view.asking or view.unread or view.to_unlabel:
             return problems
         if view.machine_config is not None and view.machine_config.ours:
-            problem = self._applier.remove("MachineConfig", view.machine_config.held)
-        elif view.pool is not None and view.pool.ours and not pool_needed(view):
-            problem = self._applier.remove("MachineConfigPool", view.pool.held)
-        else:
-            return []
+            return self._remove("MachineConfig", view.machine_config, self._observed.is_unlabelled)
+        if view.pool is not None and view.pool.ours and not pool_needed(view):
+            return self._remove("MachineConfigPool", view.pool, self._observed.is_left)
+        return []
+
+    def _remove(self, kind: str, made: Made, unused: Callable[[], bool]) -> list[str]:
+        """Delete it if it is ``unused`` by the cluster itself: memory may not know yet of nodes that were labelled."""
+        try:
+            if not unused():
+                self._applier.due = True  # memory is behind
+                return []
+        except NodeobsError as error:
+            self._applier.due = True
+            return [f"{kind} {made.held.metadata.name} stays while nodes cannot be listed: {error}"]
+        problem = self._applier.remove(kind, made.held)
         return [problem] if problem else []
 
     def _label(self, machines: Sequence[Machine], *, on: bool) -> list[str]:
         problems = []
         for machine in machines:
-            if self._stop.is_set():
-                break
+            if self._stop.is_set() or self._observed.configs.items() != self._everyone:
+                break  # what is wanted may be another now, and each node may restart
             problem = self._applier.attempt(
                 ("Node", machine.name), f"label {on}", partial(self._write_label, machine, on=on)
             )
@@ -184,6 +201,8 @@ class _Rounds:
 
     def _is_over(self, view: View) -> bool:
         """Whether all that is to be turned off is off."""
+        if view.stranded:
+            return False
         if not view.served:
             return True
         if not view.known or left(view):

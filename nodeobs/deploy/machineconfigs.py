@@ -45,9 +45,13 @@ class View:
     """Whether the service was told that this is OpenShift."""
     served: bool = False
     """Whether the API server has machine configuration."""
+    stranded: bool = False
+    """Whether it has, and what was turned on there cannot be turned off as the service is told that it has not."""
     known: bool = True
     """Whether nodes, MachineConfigs and pools could be read; else nothing is to be concluded from their absence."""
     configs: Sequence[NodeObservabilityMachineConfig] = ()
+    unread: Sequence[str] = ()
+    """Names of those that cannot be read: what they want is not known, so that nothing is turned off."""
     machines: Sequence[Machine] = ()
     machine_config: Made | None = None
     pools: Mapping[str, Pool] = field(default_factory=dict)
@@ -81,7 +85,9 @@ class View:
 
     @property
     def to_unlabel(self) -> list[Machine]:
-        """Nodes that have our label for nothing."""
+        """Nodes that have our label for nothing; none where one that cannot be read may want it."""
+        if self.unread:
+            return []
         wanted = self.wanted
         return [machine for machine in self.machines if machine.ours and machine.name not in wanted]
 
@@ -116,6 +122,12 @@ def verdict(config: NodeObservabilityMachineConfig, view: View) -> Verdict:
             "roles of `nodeobs manifests --openshift`"
         )
         return Verdict(enabled=False, reason="Failed", message=message)
+    if view.stranded and is_held(config) and not asks(config):
+        message = (
+            "what was turned on stays on: this is OpenShift, but the service's setting openshift is off; it is turned "
+            "off once that is on"
+        )
+        return Verdict(enabled=False, reason="Failed", message=message)
     return _on(config, view) if asks(config) else _off(view)
 
 
@@ -132,6 +144,10 @@ def status_of(config: NodeObservabilityMachineConfig, said: Verdict, *, now: dat
 
 def left(view: View) -> str:
     """What is yet to be turned off, in a sentence; empty where nothing is."""
+    if view.unread:
+        return (
+            f"nothing is turned off while NodeObservabilityMachineConfig {_names(view.unread)} cannot be read: mend it"
+        )
     if view.to_unlabel:
         return f"the label {LABEL} is being taken off {_names(machine.name for machine in view.to_unlabel)}"
     if view.asking:
@@ -206,11 +222,11 @@ def _off(view: View) -> Verdict:
     waiting = left(view) if view.served and view.known else ""
     if not waiting:
         return Verdict(enabled=False, reason="Ready", message="CRI-O's profiling is not turned on by this")
-    if view.problems:
+    if view.problems or view.unread:
         return Verdict(enabled=False, reason="Failed", message=_sentences(*view.problems, waiting))
     workers = view.pools.get(WORKERS)
     if not view.asking and workers is not None and workers.degraded is not None:
-        return Verdict(enabled=False, reason="Failed", message=_degraded(workers))
+        return Verdict(enabled=False, reason="Failed", message=_sentences(_degraded(workers)))
     return Verdict(enabled=False, reason="Progressing", message=waiting)
 
 

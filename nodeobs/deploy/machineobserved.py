@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace as change
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
+import structlog
 
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.machineconfigs import View, asks, is_held
@@ -24,18 +26,23 @@ from nodeobs.deploy.machines import (
     read_made,
     read_pool,
 )
-from nodeobs.errors import NotFound
+from nodeobs.errors import InvalidInput, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
-from nodeobs.kube.watch import Reflector, list_pages
-from nodeobs.model import NodeObservabilityMachineConfig, decode_json
+from nodeobs.kube.watch import Reflector, list_pages, metadata_of
+from nodeobs.model import Document, MachineConfigSpec, Metadata, NodeObservabilityMachineConfig, decode_json
 from nodeobs.typed import decode
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 _PATIENCE_SECONDS: Final = 10.0
 """After which it is told that something cannot be read."""
+_BEHIND_SECONDS: Final = 60.0
+"""After which it is told that something cannot be followed any more, as where a right was taken away; an API server
+that restarts is followed again before that."""
 
 
 class Stored(NamedTuple):
@@ -43,6 +50,19 @@ class Stored(NamedTuple):
 
     config: NodeObservabilityMachineConfig
     raw: bytes
+
+
+class Unread(NamedTuple):
+    """A NodeObservabilityMachineConfig that cannot be read; it may well be one that is on."""
+
+    name: str
+
+
+class _Wish(Document, frozen=True, kw_only=True):
+    """All of one but the status, which is ours to write anew."""
+
+    metadata: Metadata
+    spec: MachineConfigSpec = msgspec.field(default_factory=MachineConfigSpec)
 
 
 class _Resource(msgspec.Struct, frozen=True):
@@ -69,10 +89,10 @@ class MachinesObserved:
         self._openshift = openshift
         self._randomness = randomness
         self._changed = changed
-        self.configs = self._following(MACHINE_CONFIGS.collection(), _read_stored)
+        self.configs = self._following(MACHINE_CONFIGS.collection(), read_stored)
         self._machinery: _Machinery | None = None
-        self._since = 0.0
-        """When that was begun."""
+        self._behind_since: float | None = None
+        """Since when not all of that is followed."""
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -84,41 +104,70 @@ class MachinesObserved:
         with ThreadPoolExecutor(len(everything)) as pool:
             list(pool.map(Reflector.close, everything))
 
-    def view(self, configs: Sequence[NodeObservabilityMachineConfig]) -> View | None:
+    def view(self, everyone: Sequence[Stored | Unread]) -> View | None:
         """The cluster now, with these as what is wanted of it; None while it is not known yet.
 
         Raises:
             NodeobsError: the API server does not say whether it has machine configuration.
         """
-        view = View(openshift=self._openshift, configs=configs)
+        configs = [one.config for one in everyone if isinstance(one, Stored)]
+        unread = [one.name for one in everyone if isinstance(one, Unread)]
+        view = View(openshift=self._openshift, configs=configs, unread=unread)
+        if not self._openshift:
+            return change(view, stranded=any(map(is_held, configs)) and self._is_served())
         if self._machinery is None:
-            if not self._openshift or not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
+            if not any(asks(one) or is_held(one) for one in configs) or not self._is_served():
                 return view
             self._machinery = self._start_machinery()
-            self._since = time.monotonic()
         nodes, machine_configs, pools = self._machinery
-        if not all(reflector.has_synced for reflector in self._machinery):
-            late = time.monotonic() - self._since > _PATIENCE_SECONDS
-            return View(openshift=True, served=True, known=False, configs=configs) if late else None
+        synced = all(reflector.has_synced for reflector in self._machinery)
+        late = self._is_behind_for(_BEHIND_SECONDS if synced else _PATIENCE_SECONDS)
+        if late or not synced:
+            return View(openshift=True, served=True, known=False, configs=configs, unread=unread) if late else None
         return View(
             openshift=True,
             served=True,
             configs=configs,
+            unread=unread,
             machines=nodes.items(),
             machine_config=machine_configs.get(MACHINE_CONFIG),
             pools={pool.name: pool for pool in pools.items()},
         )
 
+    @property
+    def is_current(self) -> bool:
+        """Whether all of it is being followed now."""
+        return self._machinery is None or all(reflector.is_current for reflector in self._machinery)
+
+    def _is_behind_for(self, seconds: float) -> bool:
+        if self.is_current:
+            self._behind_since = None
+            return False
+        now = time.monotonic()
+        if self._behind_since is None:
+            self._behind_since = now
+        return now - self._behind_since > seconds
+
     def is_clean(self, view: View) -> bool:
         """Whether nothing is left of what is off, by the cluster itself: memory may be behind our own writes."""
-        wanted = view.wanted
-        for page in list_pages(self._client, NODES.collection(), {"labelSelector": LABEL}):
-            if any(machine.ours and machine.name not in wanted for machine in map(read_machine, page.items)):
-                return False
+        if not self.is_unlabelled(view.wanted):
+            return False
         if view.asking:
             return True
         names = {"MachineConfig": MACHINE_CONFIG, "MachineConfigPool": MACHINE_POOL}
         return not any(self._is_there(kind, name) for kind, name in names.items())
+
+    def is_unlabelled(self, wanted: Collection[str] = ()) -> bool:
+        """Whether no node but those has our label, by the cluster itself."""
+        pages = list_pages(self._client, NODES.collection(), {"labelSelector": LABEL})
+        found = (machine for page in pages for machine in map(read_machine, page.items))
+        return not any(machine.ours and machine.name not in wanted for machine in found)
+
+    def is_left(self) -> bool:
+        """Whether no node is in the pool, or about to be, by the cluster itself."""
+        pages = list_pages(self._client, NODES.collection())
+        found = (machine for page in pages for machine in map(read_machine, page.items))
+        return not any(machine.labelled or machine.in_pool for machine in found)
 
     def _is_there(self, kind: str, name: str) -> bool:
         try:
@@ -150,5 +199,15 @@ class MachinesObserved:
         return Reflector(self._client, path, read, params=params, randomness=self._randomness, changed=self._changed)
 
 
-def _read_stored(raw: bytes) -> Stored:
-    return Stored(decode_json(raw, NodeObservabilityMachineConfig), raw)
+def read_stored(raw: bytes) -> Stored | Unread:
+    """From JSON; never left out of memory: what one that is there wants is not to be taken for unwanted."""
+    try:
+        return Stored(decode_json(raw, NodeObservabilityMachineConfig), raw)
+    except InvalidInput as error:
+        name = metadata_of(raw).name
+        log.warning("a NodeObservabilityMachineConfig cannot be read", name=name, reason=str(error))
+    try:
+        wish = decode_json(raw, _Wish)
+    except InvalidInput:
+        return Unread(name)
+    return Stored(NodeObservabilityMachineConfig(metadata=wish.metadata, spec=wish.spec), raw)

@@ -18,6 +18,11 @@ from nodeobs.typed import decode
 
 _SELECTOR: Final = ",".join(f"{key}={value}" for key, value in CHILD_LABELS.items())
 
+_ELSEWHERE: Final = (
+    "{what} stays: it is of agents in namespace {elsewhere}, not in {namespace}; `--agent-namespace {elsewhere}` "
+    "deletes these"
+)
+
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
     name: str
@@ -26,8 +31,14 @@ class _Meta(msgspec.Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+class _Subject(msgspec.Struct, frozen=True):
+    namespace: str = ""
+
+
 class _Head(msgspec.Struct, frozen=True):
     metadata: _Meta
+    subjects: tuple[_Subject, ...] | None = None
+    """Of a ClusterRoleBinding."""
 
 
 def remove_admission(client: KubeClient, changes: Changes) -> None:
@@ -47,10 +58,13 @@ def remove_agents(client: KubeClient, changes: Changes, *, namespace: str) -> No
         within = "" if kind == "ClusterRoleBinding" else namespace
         for page in list_pages(client, path.collection(within), {"labelSelector": _SELECTOR}):
             for item in page.items:
-                meta = decode(item, _Head).metadata
-                if meta.deletion_timestamp is None:
+                head = decode(item, _Head)
+                meta = head.metadata
+                what = f"{kind} {meta.namespace}/{meta.name}" if meta.namespace else f"{kind} {meta.name}"
+                if elsewhere := {one.namespace for one in head.subjects or ()} - {"", namespace}:
+                    changes.note(_ELSEWHERE.format(what=what, namespace=namespace, elsewhere=min(elsewhere)))
+                elif meta.deletion_timestamp is None:
                     at = path.item(meta.name, meta.namespace)
-                    what = f"{kind} {meta.namespace}/{meta.name}" if meta.namespace else f"{kind} {meta.name}"
                     changes.make(Action.DELETE, what, partial(_delete, client, at, meta.uid))
 
 

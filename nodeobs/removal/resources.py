@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -21,6 +22,7 @@ from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.kube.watch import list_pages
 from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
 from nodeobs.removal.changes import MANAGER, Action, Changes
+from nodeobs.removal.place import Webhook, check_place
 from nodeobs.runs import results
 from nodeobs.store.kube import KubeStore
 from nodeobs.typed import decode
@@ -33,7 +35,8 @@ _NOT_TURNED_OFF: Final = (
     f"{MACHINE_POOL} and the nodes' labels stay; docs/machine-configs.md says how to take them away by hand"
 )
 _OURS: Final = f"{GROUP}/"
-_PAGE: Final = 50
+_PAGE: Final = 20
+"""A Run has up to a mebibyte, and the job that removes the service 256 for all that it holds of a page."""
 _TRIES: Final = 5
 
 
@@ -54,21 +57,9 @@ class _Version(msgspec.Struct, frozen=True):
     served: bool
 
 
-class _Service(msgspec.Struct, frozen=True):
-    namespace: str = ""
-
-
-class _ClientConfig(msgspec.Struct, frozen=True):
-    service: _Service = _Service()
-
-
-class _Webhook(msgspec.Struct, frozen=True, rename="camel"):
-    client_config: _ClientConfig = _ClientConfig()
-
-
 class _Conversion(msgspec.Struct, frozen=True):
     strategy: str = "None"
-    webhook: _Webhook = _Webhook()
+    webhook: Webhook = Webhook()
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -108,7 +99,7 @@ class Resources:
             if definition is None:
                 self._changes.note(f"there is no CustomResourceDefinition {name}")
                 continue
-            self._check_namespace(definition)
+            check_place(definition.spec.conversion.webhook, definition.metadata.name, namespace=self._namespace)
             old = [version for version in definition.status.stored_versions if version != STORAGE_VERSION]
             if old:
                 plural = name.partition(".")[0]
@@ -145,15 +136,6 @@ class Resources:
                 raise StoreUnavailable(
                     f"CustomResourceDefinition {name} was written by others {_TRIES} times meanwhile"
                 )
-
-    def _check_namespace(self, definition: _Definition) -> None:
-        other = definition.spec.conversion.webhook.client_config.service.namespace
-        if other not in ("", self._namespace):
-            raise RemovalRefused(
-                f"the service is in namespace {other}, not in {self._namespace}: {definition.metadata.name} says so",
-                hint=f"give `--namespace {other}`, and `--agent-namespace` where its agents are in another than "
-                f"{other}-agents",
-            )
 
     def _definition(self, name: str) -> _Definition | None:
         try:
@@ -230,13 +212,12 @@ class Resources:
             kept = [name for name in meta.finalizers if not name.startswith(_OURS)]
             patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": kept}}
             try:
-                self._client.request("PATCH", at, patch, content_type=_MERGE_PATCH)
+                with suppress(Conflict):
+                    self._client.request("PATCH", at, patch, content_type=_MERGE_PATCH)
+                    return
+                meta = decode(self._client.get(at), _Head).metadata
             except NotFound:
                 return
-            except Conflict:
-                meta = decode(self._client.get(at), _Head).metadata
-                continue
-            return
         raise StoreUnavailable(f"{path.plural} {meta.name} was written by others {_TRIES} times meanwhile")
 
     def _narrow(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from nodeobs.errors import NotFound, RemovalRefused, RemovalTimedOut, StoreDenied, StoreUnavailable
+from nodeobs.errors import InvalidInput, NotFound, RemovalRefused, RemovalTimedOut, StoreDenied, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.lease import LEASES, Lease, LeaseSpec
 from nodeobs.kube.paths import PODS, RUNS, ResourcePath
@@ -62,7 +62,10 @@ class _Pods(msgspec.Struct, frozen=True):
 
 
 class Stopping:
-    """Ends the service in ``namespace``; every wait takes ``timeout`` seconds at most."""
+    """Ends the service in ``namespace``; every wait takes ``timeout`` seconds at most.
+
+    Or the Lease's duration, where that is longer and whoever leads may have been killed.
+    """
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class Stopping:
             self._changes.make(Action.CANCEL, f"NodeObservabilityRun {run.key}", write)
         except StoreDenied:
             raise
-        except StoreUnavailable as error:
+        except (InvalidInput, StoreUnavailable) as error:  # the former also where somebody's policy refuses it
             self._changes.note(f"Run {run.key} cannot be cancelled by the service: {error}")
             return False
         return True
@@ -186,8 +189,11 @@ class Stopping:
 
     def _wait_for_leader(self) -> None:
         until, told = self._monotonic() + self._timeout, ""
+        since: float | None = None
         while leader := self._leader():
-            if self._monotonic() > until:
+            since = self._seen_at if since is None else since
+            # Not before it was seen to renew: one that was killed is not, and leads no more once the Lease is over.
+            if self._monotonic() > until and self._seen_at != since:
                 raise RemovalRefused(
                     f"{leader} still leads, and is no pod of the Deployment {self._namespace}/{SERVICE}: it would "
                     "make everything anew",

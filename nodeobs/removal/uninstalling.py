@@ -8,6 +8,7 @@ from datetime import datetime
 from nodeobs.kube.client import KubeClient
 from nodeobs.removal.agents import remove_admission, remove_agents
 from nodeobs.removal.changes import Changes
+from nodeobs.removal.place import check_admission
 from nodeobs.removal.resources import Resources
 from nodeobs.removal.stopping import Stopping
 
@@ -31,6 +32,7 @@ def uninstall(
     resources = Resources(client, namespace=namespace, changes=changes, now=now)
     service = Stopping(client, namespace=namespace, changes=changes, timeout=timeout)
     resources.migrate()  # needs the service
+    check_admission(client, namespace=namespace)
     service.cancel_runs()
     service.stop()
     remove_admission(client, changes)

@@ -198,3 +198,99 @@ def test_an_unreadable_run_is_let_go_too(world: World, nodeobs: Invoke) -> None:
     assert result.exit_code == 0, result.output
     assert "released nodeobservabilityruns a/broken" in result.stderr
     assert result.stdout.startswith("The service can be removed now"), "no log of the parts in it"
+
+
+def test_agents_in_another_namespace_keep_their_rights_and_are_told(world: World, nodeobs: Invoke) -> None:
+    def binding(namespace: str) -> dict[str, Any]:
+        subjects = [{"kind": "ServiceAccount", "name": "x", "namespace": namespace}]
+        return {"metadata": {"name": f"nodeobs-agent:{namespace}:x", "uid": namespace}, "subjects": subjects}
+
+    everywhere = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+    world.has(everywhere, {"metadata": {}, "items": [binding("nodeobs-agents"), binding("profiling")]})
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
+    assert world.written == [("DELETE", f"{everywhere}/nodeobs-agent:nodeobs-agents:x")]
+    assert "ClusterRoleBinding nodeobs-agent:profiling:x stays: it is of agents in namespace profiling" in result.stderr
+    assert "`--agent-namespace profiling` deletes these" in result.stderr
+
+
+def test_a_cancellation_that_a_policy_refuses_does_not_end_it(world: World, nodeobs: Invoke) -> None:
+    runs, within = f"/apis/{API_VERSION}/nodeobservabilityruns", f"/apis/{API_VERSION}/namespaces/a"
+    at = f"{within}/nodeobservabilityruns/going"
+    metadata = {"name": "going", "namespace": "a", "uid": "1", "resourceVersion": "4"}
+    run = {"metadata": metadata, "spec": {"nodeObservabilityRef": {"name": "x"}}, "status": {"phase": "Running"}}
+    world.has(runs, {"metadata": {}, "items": [run]})
+    world.has(at, run)
+    world.answers["PUT", f"{at}/status"] = [Answer(body=run)]
+    world.answers["PATCH", at] = [Answer(422, status(422, "Invalid", "Runs are not to be changed, says a policy"))]
+    lease = {"metadata": {"name": "nodeobs"}, "spec": {"holderIdentity": "one"}}
+    gone = Answer(404, status(404, "NotFound", "no such Lease"))
+    world.answers["GET", "/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs"] = [Answer(body=lease), gone]
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
+    assert "Run a/going cannot be cancelled by the service: Runs are not to be changed" in result.stderr
+    assert "ended NodeObservabilityRun a/going as Cancelled" in result.stderr
+
+
+def test_what_goes_while_its_finalizer_is_taken_off_is_gone(world: World, nodeobs: Invoke) -> None:
+    """Written by others first, and deleted then."""
+    at = f"{MACHINE_CONFIGS}/cluster"
+    held = {"metadata": {"name": "cluster", "resourceVersion": "1", "finalizers": [f"{GROUP}/machine-configs"]}}
+    world.has(MACHINE_CONFIGS, {"metadata": {}, "items": [held]})
+    world.answers["PATCH", at] = [Answer(409, status(409, "Conflict", "the object has been modified"))]
+    result = nodeobs("--yes")
+    assert result.exit_code == 0, result.output
+
+
+def test_large_runs_are_read_a_few_at_a_time(world: World, nodeobs: Invoke) -> None:
+    """A hundred Runs over 5,000 nodes have 50 MiB, and take several times as much; the chart's job has 256."""
+    runs = f"/apis/{API_VERSION}/nodeobservabilityruns"
+    at = f"/apis/{API_VERSION}/namespaces/a/nodeobservabilityruns/one"
+    name = CRD_NAMES[1]
+    old = definition(name) | {"status": {"storedVersions": ["v1alpha1", "v1beta1"]}}
+    world.has(f"{DEFINITIONS}/{name}", old)
+    world.answers["PATCH", f"{DEFINITIONS}/{name}/status"] = [Answer(body=old)]
+    world.answers["PATCH", f"{DEFINITIONS}/{name}"] = [Answer(body=old)]
+    run = {"metadata": {"name": "one", "namespace": "a"}, "status": {"phase": "Succeeded"}}
+    world.has(runs, {"metadata": {}, "items": [run]})
+    world.answers["PUT", at] = [Answer(body=run)]
+    assert nodeobs("--yes").exit_code == 0
+    pages = [one.query["limit"] for one in world.asked if one.path == runs and "fieldSelector" not in one.query]
+    assert len(pages) == 2
+    assert all(int(limit) <= 20 for limit in pages)
+
+
+def test_a_leader_that_was_killed_is_waited_for_longer_than_for_one_that_leads(world: World, nodeobs: Invoke) -> None:
+    lease = {"metadata": {"name": "nodeobs"}, "spec": {"holderIdentity": "killed", "leaseDurationSeconds": 2}}
+    world.has("/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs", lease)
+    result = nodeobs("--yes", "--timeout", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "waiting for killed, which leads, to end" in result.stderr
+
+
+def test_the_webhook_of_a_service_elsewhere_is_not_deleted(world: World, nodeobs: Invoke) -> None:
+    """Also where definitions do not tell, as after an earlier removal."""
+    webhook = {"clientConfig": {"service": {"namespace": "there", "name": "nodeobs"}}}
+    hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    world.has(f"{hooks}/nodeobs", {"metadata": {"name": "nodeobs"}, "webhooks": [webhook]})
+    result = nodeobs("--yes")
+    assert result.exit_code == 4, result.output
+    assert "the service is in namespace there, not in nodeobs: ValidatingWebhookConfiguration nodeobs" in result.stderr
+    assert world.written == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{DEFINITIONS}/{CRD_NAMES[0]}",
+        "/apis/apps/v1/namespaces/nodeobs/deployments/nodeobs",
+        "/apis/coordination.k8s.io/v1/namespaces/nodeobs/leases/nodeobs",
+        MACHINE_CONFIGS,
+    ],
+)
+def test_a_proxy_that_wants_a_login_is_told(world: World, nodeobs: Invoke, path: str) -> None:
+    world.answers["GET", path] = [Answer(body=b"<html>Log in")]
+    result = nodeobs("--yes")
+    assert result.exit_code == 6
+    assert "the API server's answer cannot be read" in result.stderr
+    assert "run this again" in result.stderr

@@ -65,6 +65,10 @@ class Machining(Deploying):
         self._thread = threading.Thread(target=reconciler.run, args=(self._stop,))
         self._thread.start()
 
+    def end(self) -> None:
+        """Ask it to end, and do not wait until it has."""
+        self._stop.set()
+
     def worker(self, name: str, role: str = WORKER, **labels: str) -> str:
         """Add a node that has the workers' configuration."""
         unique = self.node(name)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from nodeobs.deploy.machineconfigs import FINALIZER, View
 from nodeobs.deploy.machineobserved import MachinesObserved
 from nodeobs.deploy.machines import LABEL, PATHS
+from nodeobs.errors import StoreUnavailable
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.model import API_VERSION
@@ -319,3 +323,121 @@ def test_a_label_with_a_value_is_not_the_pools_and_is_told(world: Machining, ope
     operator.finish()
     world.wait_gone()
     assert world.pool() is None, "no node is in it"
+
+
+def test_one_that_cannot_be_read_is_not_taken_for_turned_off(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.config("off", on=False)
+    world.lead()
+    enabled(world, operator, one)
+    # A year that the API server knows, and Python does not.
+    odd = {"status": {"lastReconcile": "0000-01-01T00:00:00Z"}}
+    world.patch(MACHINE_CONFIGS.item("cluster", subresource="status"), odd)
+    wait_for(
+        "the status is written anew",
+        lambda: (world.stored() or {})["status"]["lastReconcile"] != odd["status"]["lastReconcile"],
+        seconds=20,
+    )
+    assert world.labelled() == {one}
+    assert world.machine_config() is not None
+    world.wait_said("Enabled", "Ready")
+
+
+def test_ended_while_it_takes_labels_off_it_leaves_the_rest_to_the_next(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.worker("a"), world.worker("b")
+    world.config()
+    world.lead()
+    enabled(world, operator, one, two)
+    request, seen = world.client.request, threading.Event()
+
+    def ended(method: str, path: str, body: object = None, **options: Any) -> bytes:
+        done = request(method, path, body, **options)
+        if path.startswith("/api/v1/nodes/"):
+            world.end()
+            seen.set()
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.client, "request", ended)
+        world.turn(on=False)
+        assert seen.wait(20)
+        world.stop()
+    assert len(world.labelled()) == 1
+    assert world.machine_config() is not None, "a node that is in the pool would restart for it, and once more later"
+    world.lead()
+    wait_for("it is deleted", lambda: world.machine_config() is None, seconds=20)
+    assert world.labelled() == set()
+
+
+def test_turned_off_while_nodes_are_labelled_the_rest_of_them_are_spared(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [world.worker(name) for name in "abcde"]
+    request, labelled = world.client.request, []
+
+    def turned_off(method: str, path: str, body: object = None, **options: Any) -> bytes:
+        done = request(method, path, body, **options)
+        if path.startswith("/api/v1/nodes/") and "labels" in cast("dict[str, Any]", body)["metadata"]:
+            labelled.append(path)
+            if len(labelled) == 1:
+                world.turn(on=False)
+            time.sleep(0.5)  # as where the API server has much to do
+        return done
+
+    monkeypatch.setattr(world.client, "request", turned_off)
+    world.config()
+    world.lead()
+    wait_for("one is labelled", lambda: labelled, seconds=20)
+    wait_for("it is let go", lambda: "finalizers" not in (world.stored() or {})["metadata"], seconds=40)
+    assert len(labelled) < len(nodes)
+
+
+def test_nothing_goes_from_under_nodes_that_memory_does_not_know_to_be_labelled(
+    world: Machining, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.worker("a")
+    stream, behind = world.client.stream, threading.Event()
+
+    def broken(path: str, *arguments: Any, **options: Any) -> Any:
+        if path == NODES.collection() and behind.is_set():
+            raise StoreUnavailable("no watch can be had now")
+        return stream(path, *arguments, **options)
+
+    behind.set()
+    monkeypatch.setattr(world.client, "stream", broken)
+    world.config()
+    world.lead()
+    wait_for("the node is labelled", lambda: world.labelled() == {one}, seconds=20)
+    world.turn(on=False)
+    settled(world)
+    assert world.machine_config() is not None
+    assert world.pool() is not None
+    behind.clear()
+    wait_for("the label is off", lambda: world.labelled() == set(), seconds=60)
+    operator.finish()
+    wait_for("the pool is deleted", lambda: world.pool() is None, seconds=20)
+    wait_for("it is let go", lambda: "finalizers" not in (world.stored() or {})["metadata"], seconds=20)
+
+
+def test_what_is_on_is_not_said_to_be_off_because_the_setting_is(world: Machining, operator: Operator) -> None:
+    one = world.worker("a")
+    world.config()
+    world.lead()
+    enabled(world, operator, one)
+    world.stop()
+    world.turn(on=False)
+    world.lead(openshift=False)
+    found = world.wait_said("Disabled", "Failed", "the service's setting openshift is off")
+    assert "stays on" in found
+    world.delete()
+    settled(world)
+    assert (world.stored() or {})["metadata"]["finalizers"] == [FINALIZER]
+    assert world.labelled() == {one}
+    world.stop()
+    world.lead()
+    wait_for("it is deleted", lambda: world.machine_config() is None, seconds=20)
+    operator.finish()
+    world.wait_gone()

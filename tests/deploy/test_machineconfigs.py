@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeobs.deploy.machineconfigs import FINALIZER, View, left, pool_needed, status_of, verdict
+from nodeobs.deploy.machineobserved import Stored, Unread, read_stored
 from nodeobs.deploy.machines import (
     LABEL,
     NODE_MANAGER,
@@ -300,3 +301,31 @@ def test_what_others_wrote_into_it_is_seen_whoever_owns_the_fields() -> None:
     pool_document = machine_config_pool()
     more = pool_document | {"spec": pool_document["spec"] | {"paused": False, "maxUnavailable": 1}}
     assert read_pool(json.dumps(more).encode()).unchanged(pool_document) is not None
+
+
+def test_what_one_that_cannot_be_read_wants_is_not_turned_off() -> None:
+    off = config(on=False)
+    seen = view(configs=(off,), unread=("odd",))
+    assert seen.to_unlabel == []
+    assert said(seen) == (
+        False,
+        "Failed",
+        "nothing is turned off while NodeObservabilityMachineConfig odd cannot be read: mend it",
+    )
+    on = view(pool("nodeobservability", "Updated"), unread=("odd",))
+    assert said(on)[:2] == (True, "Ready")
+
+
+def test_one_whose_status_cannot_be_read_still_says_what_it_wants() -> None:
+    document = {"metadata": {"name": "one"}, "spec": {"debug": {"enableCrioProfiling": True}}}
+    odd = read_stored(json.dumps(document | {"status": {"lastReconcile": "0000-01-01T00:00:00Z"}}).encode())
+    assert isinstance(odd, Stored)
+    assert odd.config.spec.debug.enable_crio_profiling
+    assert odd.config.status.last_reconcile is None
+    assert read_stored(json.dumps(document | {"spec": {"nodeSelector": 1}}).encode()) == Unread("one")
+
+
+def test_an_operators_long_story_fits_into_the_status() -> None:
+    long = pool("worker", conditions=[{"type": "Degraded", "status": "True", "message": "x" * 40_000}])
+    seen = view(long, pool(machineCount=0), configs=(config(on=False),), machines=(), machine_config=None)
+    assert len(said(seen)[2]) <= 4096
