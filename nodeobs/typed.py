@@ -26,19 +26,25 @@ def decode(data: bytes | str | msgspec.Raw, kind: Any = Any) -> Any:
     """The JSON as a ``kind``; without one, as dicts, lists and strings.
 
     Raises:
-        msgspec.DecodeError, UnicodeDecodeError, RecursionError: not JSON, or no such document.
+        msgspec.DecodeError: not JSON (not UTF-8, nested too deep), or no such document (ValidationError).
     """
-    return _decoder_of(kind).decode(data)
+    try:
+        return _decoder_of(kind).decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def convert(data: object, kind: type[D]) -> D:
     """Dicts, lists and strings as a ``kind``.
 
     Raises:
-        msgspec.ValidationError, RecursionError: no such document.
+        msgspec.ValidationError: no such document, or nested too deep.
     """
     _decoder_of(kind)
-    return msgspec.convert(data, type=kind)
+    try:
+        return msgspec.convert(data, type=kind)
+    except RecursionError as error:
+        raise msgspec.ValidationError(str(error)) from error
 
 
 def _decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:

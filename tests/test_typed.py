@@ -47,3 +47,21 @@ def test_what_does_not_fit_is_an_error() -> None:
         decode(b"{}", Run)
     with pytest.raises(msgspec.ValidationError):
         convert({}, Run)
+
+
+@pytest.mark.parametrize("data", [b'"\xff"', b"[" * 100_000, b"{"], ids=["not UTF-8", "too deep", "no end"])
+def test_what_is_no_json_is_one_error(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+class Deep(msgspec.Struct):
+    a: Deep | None = None
+
+
+def test_what_is_nested_too_deep_does_not_fit() -> None:
+    deep: object = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    with pytest.raises(msgspec.ValidationError):
+        convert(deep, Deep)

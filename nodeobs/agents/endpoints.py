@@ -188,7 +188,7 @@ def _objects(client: KubeClient, path: str, kind: type[T], params: Mapping[str, 
         for page in list_pages(client, path, params):
             for item in page.items:
                 yield decode(item, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NotFound, WatchExpired) as error:
+    except (msgspec.DecodeError, NotFound, WatchExpired) as error:
         raise StoreUnavailable(f"{path} cannot be listed: {error}") from error
 
 

@@ -64,7 +64,7 @@ def from_status(agent: Agent, status: int, body: bytes) -> AgentError:
     """Why there is no profile in an answer that is not 200."""
     try:
         told = decode(body, Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
         return _kubelets(agent, status, first_line(body.decode("utf-8", "replace")))
     return _api_servers(agent, status, failures.clean(told.message))
 

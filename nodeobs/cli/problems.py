@@ -65,7 +65,7 @@ def _members(body: bytes) -> dict[str, Any] | None:
     try:
         members = decode(body, dict[str, Any])
         convert(members, Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
         return None
     return members
 

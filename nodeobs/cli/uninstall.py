@@ -152,7 +152,7 @@ def _connected(kubeconfig: Path | None, context: str | None) -> Iterator[KubeCli
             raise
         except NodeobsError as error:
             raise _failure_of(error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # as of a proxy that wants a login
+        except msgspec.DecodeError as error:  # as of a proxy that wants a login
             raise Unavailable(f"the API server's answer cannot be read: {error}", hint=_AGAIN) from error
 
 

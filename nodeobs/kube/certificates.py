@@ -131,7 +131,7 @@ class CertificateKeeper:
             return None, None
         try:
             secret = decode(body, _Secret)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except msgspec.DecodeError:
             # Not chained: the decoder's text may show a key.
             raise StoreUnavailable(f"the Secret {self._namespace}/{TLS_SECRET} cannot be read") from None
         if MARK not in (secret.metadata.labels or {}):

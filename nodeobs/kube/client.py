@@ -286,7 +286,7 @@ def failure(code: int, body: bytes) -> NodeobsError:
     """Our error for the API server's answer of that HTTP status."""
     try:
         status = decode(body, Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
         status = Status(message=body[:500].decode(errors="replace").strip())
     return failure_of(status, code)
 

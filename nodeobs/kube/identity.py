@@ -48,6 +48,6 @@ class OwnUser:
             answer = self._client.request("POST", _PATH, body, seconds=_ANSWER_SECONDS)
             try:
                 self._name = decode(answer, _Review).status.user_info.username
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except msgspec.DecodeError as error:
                 raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
         return self._name

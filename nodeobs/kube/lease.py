@@ -269,5 +269,5 @@ class _Tenure:
 def _decode(answer: bytes) -> Lease:
     try:
         return decode(answer, Lease)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise StoreUnavailable(f"the API server's Lease cannot be read: {error}") from error

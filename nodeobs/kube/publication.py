@@ -147,5 +147,5 @@ class Publication:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return decode(body, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error

@@ -223,7 +223,7 @@ D = TypeVar("D")
 def _decode(answer: bytes | str, kind: type[D]) -> D:
     try:
         return decode(answer, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise unknown(f"the API server answered a review with something else: {error}") from error
 
 

@@ -203,7 +203,7 @@ def metadata_of(document: bytes | msgspec.Raw) -> ObjectMeta:
 def _decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return decode(data, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error
 
 

@@ -37,7 +37,7 @@ def decode_json(data: bytes | str, kind: type[D]) -> D:
     """
     try:
         return decode(data, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise _invalid(error) from error
 
 
@@ -54,7 +54,7 @@ def from_builtins(data: object, kind: type[D]) -> D:
     """
     try:
         return convert(data, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise _invalid(error) from error
 
 

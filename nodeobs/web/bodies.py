@@ -71,7 +71,7 @@ def read_document(kind: type[D]) -> D:
         raise BadRequest("the body is empty; a JSON document belongs there")
     try:
         raw = decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     try:
         document = from_builtins(raw, kind)
