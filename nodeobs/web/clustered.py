@@ -60,16 +60,6 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
     recorder = EventRecorder(client, now=utc_now, instance=holder)
     reader = ReflectedReader.of(client, store, randomness=randomness)
     keeper = _keeper(settings, client, metrics, randomness)
-    admission = Admission(
-        reader=reader,
-        store=store,
-        reviewer=Reviewer(client, seconds=_ADMISSION_SECONDS),
-        own_user=OwnUser(client),
-        published=lambda: keeper is None or keeper.ready,
-        metrics=metrics,
-        now=utc_now,
-    )
-
     migration = Migration(client, [name.partition(".")[0] for name in CRD_NAMES])
     machine_configs = MachineConfigReconciler(
         client, openshift=settings.openshift, metrics=metrics, now=utc_now, randomness=randomness
@@ -88,26 +78,40 @@ def clustered_parts(settings: Settings, metrics: Metrics) -> Parts:
 
     return Parts(
         store=store,
-        leadership=LeaseLeadership(
-            client,
-            namespace=settings.namespace,
-            name=settings.service_name,
-            holder=holder,
-            known_term=lambda: highest_term(store.list(Run, unfinished=True)),
-            now=utc_now,
-            monotonic=time.monotonic,
-            randomness=randomness,
-        ),
+        leadership=_leadership(settings, client, store, holder, randomness),
         access=ClusterAccess(Reviewer(client)),
         connector=agents.connector,
         agents=agents.agents,
         node_proxy=NodeProxy(client.credentials, nodes=NodeRoster(client).agents, now=utc_now, randomness=randomness),
         settling_seconds=agents.settling_seconds,
         recorder=recorder,
-        admission=admission,
+        admission=Admission(
+            reader=reader,
+            store=store,
+            reviewer=Reviewer(client, seconds=_ADMISSION_SECONDS),
+            own_user=OwnUser(client),
+            published=lambda: keeper is None or keeper.ready,
+            metrics=metrics,
+            now=utc_now,
+        ),
         creations=_CREATIONS,
         beside_leading=(migration.run, machine_configs.run, *agents.beside_leading),
         start=start,
+    )
+
+
+def _leadership(
+    settings: Settings, client: KubeClient, store: KubeStore, holder: str, randomness: random.Random
+) -> LeaseLeadership:
+    return LeaseLeadership(
+        client,
+        namespace=settings.namespace,
+        name=settings.service_name,
+        holder=holder,
+        known_term=lambda: highest_term(store.list(Run, unfinished=True)),
+        now=utc_now,
+        monotonic=time.monotonic,
+        randomness=randomness,
     )
 
 
