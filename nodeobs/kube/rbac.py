@@ -288,8 +288,8 @@ def _uninstall_rules() -> list[Json]:
     return [
         # Rewritten in the storage version, cancelled, ended, and let go of.
         _rule(GROUP, [_RUNS], ["get", "list", "update", "patch"]),
-        _rule(GROUP, [f"{_RUNS}/status"], ["update"]),
-        _rule(GROUP, [_OBSERVABILITIES], ["list", "update"]),
+        _rule(GROUP, [f"{_RUNS}/status", f"{_OBSERVABILITIES}/status"], ["update"]),
+        _rule(GROUP, [_OBSERVABILITIES], ["get", "list", "update"]),
         _rule(GROUP, [_MACHINE_CONFIGS], ["get", "list", "update", "patch"]),
         _rule(crds, ["customresourcedefinitions"], ["get", "patch"], names=CRD_NAMES),
         _rule(crds, ["customresourcedefinitions/status"], ["patch"], names=CRD_NAMES),

@@ -19,6 +19,7 @@ class Action(enum.StrEnum):
     DELETE = "delete"
     END = "end"
     RELEASE = "release"
+    MARK = "mark"
     NARROW = "narrow"
 
     @property
@@ -34,6 +35,7 @@ _PAST = {
     Action.DELETE: "deleted",
     Action.END: "ended",
     Action.RELEASE: "released",
+    Action.MARK: "marked",
     Action.NARROW: "narrowed",
 }
 

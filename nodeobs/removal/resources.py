@@ -12,15 +12,16 @@ from typing import Any, Final
 import msgspec
 
 from nodeobs.deploy.machineconfigs import FINALIZER
+from nodeobs.deploy.readiness import READY
 from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, StoreDenied, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
 from nodeobs.kube.migration import STORAGE_VERSION, Migration
-from nodeobs.kube.paths import MACHINE_CONFIGS, RUNS, ResourcePath
+from nodeobs.kube.paths import MACHINE_CONFIGS, OBSERVABILITIES, RUNS, ResourcePath
 from nodeobs.kube.publication import DEFINITIONS
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
 from nodeobs.kube.watch import list_pages
-from nodeobs.model import API_VERSION, GROUP, Phase, Run, decode_json, replace
+from nodeobs.model import API_VERSION, GROUP, NodeObservability, Phase, Run, decode_json, replace
 from nodeobs.removal.changes import MANAGER, Action, Changes
 from nodeobs.removal.place import Webhook, check_place
 from nodeobs.runs import results
@@ -34,6 +35,7 @@ _NOT_TURNED_OFF: Final = (
     f"NodeObservabilityMachineConfig {{name}} is not turned off: MachineConfig {MACHINE_CONFIG}, MachineConfigPool "
     f"{MACHINE_POOL} and the nodes' labels stay; docs/machine-configs.md says how to take them away by hand"
 )
+_NO_AGENTS: Final = "nodeobs was uninstalled: there are no agents, and nobody looks after this"
 _OURS: Final = f"{GROUP}/"
 _PAGE: Final = 20
 """A Run has up to a mebibyte, and the job that removes the service 256 for all that it holds of a page."""
@@ -123,6 +125,15 @@ class Resources:
                 self._changes.note(_NOT_TURNED_OFF.format(name=meta.name))
             self._release(MACHINE_CONFIGS, raw)
 
+    def retract(self) -> None:
+        """Have no NodeObservability say that it is Ready: its agents are gone, and nobody would take that back."""
+        for raw in self._all(OBSERVABILITIES):
+            with suppress(InvalidInput):
+                found = decode_json(raw, NodeObservability)
+                if _retracted(found, now=self._now()) is not found:
+                    what = f"NodeObservability {found.metadata.name} as not Ready"
+                    self._changes.make(Action.MARK, what, partial(self._retract, found))
+
     def narrow(self) -> None:
         """Have the storage version served alone and never converted, so that nobody has to answer for it."""
         for name in CRD_NAMES:
@@ -200,6 +211,18 @@ class Resources:
             status = results.finished(status, phase, reason=phase.value, message=_MESSAGE, now=self._now())
         return replace(run, metadata=replace(run.metadata, finalizers=finalizers), status=status)
 
+    def _retract(self, found: NodeObservability) -> None:
+        name = found.metadata.name
+        for _ in range(_TRIES):
+            try:
+                with suppress(Conflict):
+                    self._store.update(_retracted(found, now=self._now()))
+                    return
+                found = self._store.get(NodeObservability, name)
+            except NotFound:
+                return
+        raise StoreUnavailable(f"NodeObservability {name} was written by others {_TRIES} times meanwhile")
+
     def _release(self, path: ResourcePath, raw: bytes) -> None:
         meta = decode(raw, _Head).metadata
         if any(name.startswith(_OURS) for name in meta.finalizers):
@@ -268,6 +291,16 @@ def _concerns(raw: bytes) -> bool:
     head = decode(raw, _RunHead)
     finished = head.status.get("phase") in {phase.value for phase in Phase if phase.final}
     return not finished or any(name.startswith(_OURS) for name in head.metadata.finalizers)
+
+
+def _retracted(found: NodeObservability, *, now: datetime) -> NodeObservability:
+    """The very one where it does not say that it is Ready."""
+    ready = next((one for one in found.status.conditions if one.type == READY and one.status == "True"), None)
+    if ready is None:
+        return found
+    over = replace(ready, status="False", reason="Uninstalled", message=_NO_AGENTS, last_transition_time=now)
+    conditions = tuple(over if one is ready else one for one in found.status.conditions)
+    return replace(found, status=replace(found.status, count=0, conditions=conditions, last_updated=now))
 
 
 def _not_converted(what: str, why: str) -> RemovalRefused:

@@ -38,4 +38,5 @@ def uninstall(
     remove_admission(client, changes)
     remove_agents(client, changes, namespace=agent_namespace)
     resources.release()
+    resources.retract()
     resources.narrow()

@@ -102,6 +102,9 @@ def full(world: KubeWorld) -> Iterator[KubeWorld]:
     world.admin.request("DELETE", HOOKS.item("nodeobs"))
     wait_for("admission is gone", lambda: _accepts(world))
     world.observability()
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "agents are ready on 3 of 3 nodes"}
+    status = {"status": {"count": 3, "targets": ["kubelet"], "conditions": [ready]}}
+    world.patch(OBSERVABILITIES.item("cluster", subresource="status"), status)
     create_run(world, "done", "Succeeded", finalizers=("example.com/theirs",))
     create_run(world, "going", "Running", finalizers=(DRIVEN,))
     create_run(world, "leaving", "Retrieving", finalizers=(DRIVEN,))
@@ -142,6 +145,7 @@ def test_a_dry_run_tells_everything_and_changes_nothing(full: KubeWorld, nodeobs
     assert "would delete ValidatingWebhookConfiguration nodeobs" in lines
     assert f"would delete DaemonSet {full.agent_namespace}/{full.namespace}-ours" in lines
     assert f"would end NodeObservabilityRun {full.namespace}/going as Cancelled" in lines
+    assert "would mark NodeObservability cluster as not Ready" in lines
     assert f"would narrow CustomResourceDefinition {CRD_NAMES[0]} to v1beta1" in lines
     assert "theirs" not in done.output
     asked = full.api.requests(user(full))[before:]
@@ -185,6 +189,11 @@ def test_what_is_kept_needs_no_service_and_everything_else_is_gone(
     assert said == "nodeobs was uninstalled before the Run finished"
     theirs = {run["metadata"]["name"]: run["metadata"].get("finalizers") for run in kept}
     assert theirs == {"done": ["example.com/theirs"], "going": None, "pending": None}
+
+    told = json.loads(full.admin.get(OBSERVABILITIES.item("cluster")))["status"]
+    assert (told["count"], told["targets"]) == (0, ["kubelet"])
+    (ready,) = told["conditions"]
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "False", "Uninstalled")
 
     written = writes(full)
     again = nodeobs_uninstall()
