@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace as change
+from typing import Final
 
 from nodeobs.agents.agent import Agent
 from nodeobs.agents.endpoints import ClusterRoster
 from nodeobs.kube.client import KubeClient
 
+_MOST: Final = 64
+"""Rosters that are kept, each with the places of all nodes: NodeObservabilities come and go."""
+
 
 class ClusterRosters:
-    """One roster for each NodeObservability, made when it is first asked for."""
+    """One roster for each NodeObservability, made when it is first asked for; those asked for last are kept."""
 
     def __init__(self, client: KubeClient, *, namespace: str, service_of: Callable[[str], str]) -> None:
         """``namespace`` is the agents'; ``service_of`` tells a NodeObservability's Service there."""
@@ -37,8 +41,10 @@ class ClusterRosters:
 
     def _of(self, service: str) -> ClusterRoster:
         with self._lock:
-            roster = self._rosters.get(service)
+            roster = self._rosters.pop(service, None)
             if roster is None:
                 roster = ClusterRoster(self._client, namespace=self._namespace, service=service)
-                self._rosters[service] = roster
+            self._rosters[service] = roster
+            if len(self._rosters) > _MOST:
+                del self._rosters[next(iter(self._rosters))]
             return roster

@@ -42,6 +42,8 @@ class Certificates:
         newer = made is not None and (stored is None or made.since > stored.since or stored.since > now)
         current = made if newer else stored
         mended = mend(current, names=names, now=now)
+        if mended is not current and made is not None and mend(made, names=names, now=now) is made:
+            mended = made  # somebody damaged the Secret: agents that run serve this one
         # What the Secret does not have yet is not published: a further step would leave callers without trust.
         published = mended is stored
         self._made[observability] = rotate(mended, names=names, now=now) if published else mended

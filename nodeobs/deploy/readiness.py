@@ -89,24 +89,24 @@ def _count(findings: Findings) -> tuple[int, list[str]]:
         missing.append(
             f"agents are ready on {count} of {len(findings.selected)} nodes; {_listing(shown, len(lacking))}"
         )
-    elif (left := _to_be_updated(findings.daemon_set, stuck=_stuck(findings.selected, newest))) is not None:
+    elif (left := _to_be_updated(findings.daemon_set, most=_updatable(findings.selected, newest))) is not None:
         missing.append(f"agents are being updated: {left}")
     return count, missing
 
 
-def _stuck(selected: Iterable[Node], newest: Mapping[str, Pod]) -> int:
-    """So many nodes get no new agent before they are Ready again: none has the old one end there."""
+def _updatable(selected: Sequence[Node], newest: Mapping[str, Pod]) -> int:
+    """So many nodes can get a new agent: on one that is not Ready nobody has the old one end, or a new one begin."""
     pods = (newest.get(node.name) for node in selected if not node.ready)
-    return sum(pod is None or pod.metadata.deletion_timestamp is not None for pod in pods)
+    return len(selected) - sum(pod is None or pod.metadata.deletion_timestamp is not None for pod in pods)
 
 
-def _to_be_updated(daemon_set: Held | None, *, stuck: int) -> str | None:
+def _to_be_updated(daemon_set: Held | None, *, most: int) -> str | None:
     if daemon_set is None:
         return "the DaemonSet is being made"
     roll_out = daemon_set.status
     if roll_out.observed_generation < daemon_set.metadata.generation:
         return "the DaemonSet controller has not seen the change yet"
-    if roll_out.updated_number_scheduled < roll_out.desired_number_scheduled - stuck:
+    if roll_out.updated_number_scheduled < min(roll_out.desired_number_scheduled, most):
         return f"{roll_out.updated_number_scheduled} of {roll_out.desired_number_scheduled} nodes have the new one"
     return None
 

@@ -60,7 +60,7 @@ class Migration:
                 self.migrate(plural, stop)
             except NotFound:
                 log.info("custom resource is not installed", resource=plural)
-            except NodeobsError as error:
+            except (NodeobsError, msgspec.DecodeError) as error:
                 log.warning("old objects could not be rewritten yet", resource=plural, error=str(error))
                 stop.wait(_RETRY_SECONDS)
                 continue

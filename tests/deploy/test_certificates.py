@@ -115,3 +115,12 @@ def test_what_is_gone_is_forgotten() -> None:
     certificates.forget_others(["other"])
     assert certificates.of("other", None) == other
     assert certificates.of("cluster", None) != first
+
+
+@pytest.mark.parametrize("key", ["tls.crt", "tls.key", "ca.crt"])
+def test_what_somebody_replaced_is_put_back_as_agents_that_run_have_it(key: str) -> None:
+    certificates = Certificates(namespace=NAMESPACE, now=lambda: NOW)
+    before = certificates.of("cluster", None)
+    elses = encoded(Certificates(namespace=NAMESPACE, now=lambda: NOW).of("other", None))
+    held = Held(metadata=HeldMetadata(name="x"), data=encoded(before) | {key: elses[key]})
+    assert certificates.of("cluster", held) == before

@@ -113,6 +113,8 @@ def test_a_roll_out_is_not_waited_for_where_the_node_is_not_ready() -> None:
     asleep: dict[str, Any] = {"selected": (node("a"), node("b", ready=False)), "pods": (pod("a"), going)}
     assert ready(findings(**asleep, daemon_set=rolled_out(updatedNumberScheduled=1))).reason == "Ready"
     assert ready(findings(**asleep, daemon_set=rolled_out(updatedNumberScheduled=0))).reason == "Progressing"
+    elsewhere = rolled_out(desiredNumberScheduled=1, updatedNumberScheduled=0)
+    assert ready(findings(**asleep, daemon_set=elsewhere)).reason == "Progressing", "the taints of b are not tolerated"
     old = {**asleep, "pods": (pod("a"), pod("b", ready=False))}
     assert ready(findings(**old, daemon_set=rolled_out(updatedNumberScheduled=1))).reason == "Progressing"
 
