@@ -106,7 +106,7 @@ class _Rounds:
             return True
         if view is None:
             return True
-        self._applier.due = not self._observed.is_current  # look again soon
+        self._applier.due = not self._observed.is_followed  # look again soon
         if view.served and view.known:
             view = change(view, problems=[*self._turn_on(view), *self._turn_off(view)])
         for stored in everyone:

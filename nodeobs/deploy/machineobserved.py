@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from nodeobs.errors import InvalidInput, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import MACHINE_CONFIGS, NODES
 from nodeobs.kube.rbac import MACHINE_CONFIG, MACHINE_POOL
-from nodeobs.kube.watch import Reflector, list_pages, metadata_of
+from nodeobs.kube.watch import Failing, Reflector, list_pages, metadata_of
 from nodeobs.model import Document, MachineConfigSpec, Metadata, NodeObservabilityMachineConfig, decode_json
 from nodeobs.typed import decode
 
@@ -91,8 +92,6 @@ class MachinesObserved:
         self._changed = changed
         self.configs = self._following(MACHINE_CONFIGS.collection(), read_stored)
         self._machinery: _Machinery | None = None
-        self._behind_since: float | None = None
-        """Since when not all of that is followed."""
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -121,7 +120,8 @@ class MachinesObserved:
             self._machinery = self._start_machinery()
         nodes, machine_configs, pools = self._machinery
         synced = all(reflector.has_synced for reflector in self._machinery)
-        late = self._is_behind_for(_BEHIND_SECONDS if synced else _PATIENCE_SECONDS)
+        since = min((failing.since for failing in self._failing), default=math.inf)
+        late = time.monotonic() - since > (_BEHIND_SECONDS if synced else _PATIENCE_SECONDS)
         if late or not synced:
             return View(openshift=True, served=True, known=False, configs=configs, unread=unread) if late else None
         return View(
@@ -135,18 +135,13 @@ class MachinesObserved:
         )
 
     @property
-    def is_current(self) -> bool:
-        """Whether all of it is being followed now."""
-        return self._machinery is None or all(reflector.is_current for reflector in self._machinery)
+    def is_followed(self) -> bool:
+        """Whether nothing of it fails to be followed."""
+        return not self._failing
 
-    def _is_behind_for(self, seconds: float) -> bool:
-        if self.is_current:
-            self._behind_since = None
-            return False
-        now = time.monotonic()
-        if self._behind_since is None:
-            self._behind_since = now
-        return now - self._behind_since > seconds
+    @property
+    def _failing(self) -> list[Failing]:
+        return [failing for reflector in self._machinery or () if (failing := reflector.failing) is not None]
 
     def is_clean(self, view: View) -> bool:
         """Whether nothing is left of what is off, by the cluster itself: memory may be behind our own writes."""

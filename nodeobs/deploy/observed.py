@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from nodeobs.deploy.children import KUBELET_CA_KEY, PATHS
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.seen import read_agent_pod, read_node
+from nodeobs.errors import NotFound, StoreDenied
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.paths import CONFIG_MAPS, NODES, OBSERVABILITIES, PODS
 from nodeobs.kube.rbac import OPENSHIFT_KUBELET_CA
@@ -69,6 +71,18 @@ class Observed:
     def has_synced(self) -> bool:
         """Whether everything was listed once: before that, what is missing here may well be in the cluster."""
         return all(reflector.has_synced for reflector in self._all)
+
+    def denied(self, seconds: float) -> str:
+        """Why the API server has not let all of it be followed for so long; empty where it does, or is away."""
+        for reflector in self._all:
+            failing = reflector.failing
+            if (
+                failing is not None
+                and isinstance(failing.error, StoreDenied | NotFound)
+                and time.monotonic() - failing.since >= seconds
+            ):
+                return str(failing.error)
+        return ""
 
     @property
     def kubelet_ca(self) -> str:

@@ -15,6 +15,10 @@ from nodeobs.model import Condition, NodeObservability, NodeObservabilityStatus,
 READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
 FAILED: Final = "Failed"
+UNKNOWN: Final = "Unknown"
+
+_Said = tuple[Literal["True", "False", "Unknown"], str, str]
+"""Status, reason and message of the condition Ready."""
 
 _NAMED: Final = 3
 _LONGEST: Final = 4096
@@ -42,25 +46,36 @@ class Findings:
 
 def status_of(observability: NodeObservability, findings: Findings, *, now: datetime) -> NodeObservabilityStatus:
     """The status; the very one that it has where nothing but the time has changed."""
-    before = observability.status
     count, missing = _count(findings)
-    said: tuple[Literal["True", "False"], str, str]
+    said: _Said
     if findings.problems:
         said = "False", FAILED, _sentences(*findings.problems, *missing, *findings.waiting, *findings.notes)
     elif missing or findings.waiting:
         said = "False", PROGRESSING, _sentences(*missing, *findings.waiting, *findings.notes)
     else:
         said = "True", READY, _sentences(_all_is_well(count, findings), *_asleep(findings), *findings.notes)
+    found = replace(
+        observability.status,
+        count=count,
+        targets=findings.targets,
+        observed_generation=observability.metadata.generation,
+    )
+    return _changed(observability.status, found, said, now=now)
+
+
+def unknown_status(observability: NodeObservability, why: str, *, now: datetime) -> NodeObservabilityStatus:
+    """The status where the cluster cannot be looked at: what was last known, and why there is nothing newer."""
+    said: _Said = "Unknown", UNKNOWN, _sentences(f"what there is in the cluster cannot be followed: {why}")
+    return _changed(observability.status, observability.status, said, now=now)
+
+
+def _changed(
+    before: NodeObservabilityStatus, found: NodeObservabilityStatus, said: _Said, *, now: datetime
+) -> NodeObservabilityStatus:
     earlier = next((one for one in before.conditions if one.type == READY), None)
     since = earlier.last_transition_time if earlier is not None and earlier.status == said[0] else now
     ready = Condition(type=READY, status=said[0], reason=said[1], message=said[2], last_transition_time=since)
-    after = replace(
-        before,
-        count=count,
-        targets=findings.targets,
-        conditions=(*(one for one in before.conditions if one.type != READY), ready),
-        observed_generation=observability.metadata.generation,
-    )
+    after = replace(found, conditions=(*(one for one in before.conditions if one.type != READY), ready))
     return before if after == before else replace(after, last_updated=now)
 
 

@@ -23,18 +23,20 @@ from nodeobs.deploy.config import DeployConfig
 from nodeobs.deploy.daemonset import node_selector
 from nodeobs.deploy.deployer import Deployer
 from nodeobs.deploy.observed import Observed
-from nodeobs.deploy.readiness import Findings, overlaps, status_of
+from nodeobs.deploy.readiness import Findings, overlaps, status_of, unknown_status
 from nodeobs.deploy.rounds import AGAIN_SECONDS, keep_up
 from nodeobs.deploy.seen import Node
 from nodeobs.errors import ConfigurationError, Conflict, NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
 from nodeobs.metrics import Metrics
-from nodeobs.model import NodeObservability, replace
+from nodeobs.model import NodeObservability, NodeObservabilityStatus, replace
 from nodeobs.store.base import Store
 
 log = structlog.get_logger(__name__)
 
 _SYNC_SECONDS: Final = 0.1
+_PATIENCE_SECONDS: Final = 10.0
+"""After which it is told that the cluster may not be looked at: an installation's rights come within moments."""
 
 
 class Reconciler:
@@ -99,8 +101,21 @@ class Reconciler:
 
     def _follow(self, deployer: Deployer, changed: threading.Event, stop: threading.Event) -> None:
         while not deployer.observed.has_synced and not stop.is_set():
-            stop.wait(_SYNC_SECONDS)
+            stop.wait(AGAIN_SECONDS if self._told_denied(deployer) else _SYNC_SECONDS)
         keep_up(lambda: self._round(deployer, stop), changed=changed, stop=stop)
+
+    def _told_denied(self, deployer: Deployer) -> bool:
+        """Whether the cluster may not be looked at, which then is said."""
+        denied = deployer.observed.denied(_PATIENCE_SECONDS)
+        if not denied or not deployer.observed.observabilities.has_synced:
+            return False
+        for observability in deployer.observed.observabilities.items():
+            try:
+                self._tell(observability, unknown_status(observability, denied, now=self._now()))
+            except NodeobsError as error:
+                name = observability.metadata.name
+                log.warning("cannot tell, trying again", nodeobservability=name, error=str(error))
+        return True
 
     def _round(self, deployer: Deployer, stop: threading.Event) -> bool:
         """See to all of them once; whether something is left to do that has to wait."""
@@ -112,15 +127,19 @@ class Reconciler:
             name: frozenset(node.name for node in selected[name]) for name, one in alive.items() if _has_agents(one)
         }
         deployer.forget_others(alive)
-        deployer.applier.due = False
+        denied = deployer.observed.denied(_PATIENCE_SECONDS)
+        deployer.applier.due = bool(denied)
         for name, observability in alive.items():
             if stop.is_set():
                 break  # another process may lead already
             others = {one.metadata.uid for one in alive.values() if one is not observability}
             try:
                 findings = self._findings(deployer, observability, selected[name], others)
+                if denied:
+                    self._tell(observability, unknown_status(observability, denied, now=self._now()))
+                    continue
                 notes = (*findings.notes, *(overlaps(name, carrying) if name in carrying else ()))
-                self._tell(observability, change(findings, notes=notes))
+                self._tell(observability, status_of(observability, change(findings, notes=notes), now=self._now()))
             except (Conflict, NotFound):
                 deployer.applier.due = True  # it was changed or deleted just now
             except NodeobsError as error:
@@ -163,13 +182,12 @@ class Reconciler:
             waiting=tuple(filter(None, [waiting])),
         )
 
-    def _tell(self, observability: NodeObservability, findings: Findings) -> None:
+    def _tell(self, observability: NodeObservability, status: NodeObservabilityStatus) -> None:
         """Write the status where it has changed.
 
         Raises:
             Conflict, NotFound: the NodeObservability has changed meanwhile.
         """
-        status = status_of(observability, findings, now=self._now())
         if status != observability.status:
             self._store.update(replace(observability, status=status))
 

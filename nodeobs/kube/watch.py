@@ -227,6 +227,15 @@ def _ignore() -> None:
     return
 
 
+class Failing(NamedTuple):
+    """A Reflector that cannot follow."""
+
+    since: float
+    """By the monotonic clock."""
+    error: NodeobsError
+    """What the last attempt came to."""
+
+
 class Reflector(Generic[T]):
     """All objects at a path, decoded, in memory, a moment behind the API server.
 
@@ -264,6 +273,9 @@ class Reflector(Generic[T]):
         self._untold = False
         """Whether ``changed`` is still to be called: it has failed, and is called again until it does not."""
         self._watching = False
+        self._began = 0.0
+        """When the attempt that goes on began, by the monotonic clock."""
+        self._failing: Failing | None = None
         self._thread = threading.Thread(target=self._run, name=f"reflector {path}", daemon=True)
 
     def start(self) -> None:
@@ -285,6 +297,12 @@ class Reflector(Generic[T]):
     def is_current(self) -> bool:
         """Whether it has listed and is watching: what it knows is a moment old at most, as far as one can tell."""
         return self._watching
+
+    @property
+    def failing(self) -> Failing | None:
+        """Since when every attempt has failed at once; None where the last one went well, or this one seems to."""
+        steady = self._watching and time.monotonic() - self._began >= _STEADY_SECONDS
+        return None if steady else self._failing
 
     def items(self) -> tuple[T, ...]:
         """All objects, in no particular order.
@@ -312,7 +330,8 @@ class Reflector(Generic[T]):
     def _run(self) -> None:
         backoff = Backoff(self._randomness)
         while not self._stop.is_set():
-            began = time.monotonic()
+            self._began = time.monotonic()
+            failure: NodeobsError | None = None
             try:
                 self._follow()
             except WatchExpired:
@@ -320,11 +339,22 @@ class Reflector(Generic[T]):
                 self._since = ""
             except NodeobsError as error:
                 log.warning("cannot follow the API server, trying again", path=self._path, error=str(error))
+                failure = error
             except Exception:  # a thread's edge
                 log.exception("following the API server failed, listing again", path=self._path)
                 self._since = ""
             self._watching = False
-            self._stop.wait(backoff.after(time.monotonic() - began))
+            lasted = time.monotonic() - self._began
+            self._note(failure, lasted)
+            self._stop.wait(backoff.after(lasted))
+
+    def _note(self, failure: NodeobsError | None, lasted: float) -> None:
+        if failure is None:
+            self._failing = None
+        elif self._failing is None or lasted >= _STEADY_SECONDS:
+            self._failing = Failing(time.monotonic(), failure)
+        else:
+            self._failing = Failing(self._failing.since, failure)
 
     def _follow(self) -> None:
         """List where needed, then watch until the watch ends."""

@@ -45,7 +45,7 @@ def test_what_cannot_be_followed_any_more_is_not_known(tmp_path: Path, monkeypat
 
                 def known() -> bool:
                     view = observed.view(EVERYONE)
-                    return view is not None and view.known and observed.is_current
+                    return view is not None and view.known and observed.is_followed
 
                 wait_for("it is known", known)
                 time.sleep(1.5)

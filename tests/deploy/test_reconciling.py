@@ -12,8 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
+from nodeobs.deploy import reconciler, rounds
 from nodeobs.deploy.reconciler import Reconciler
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.credentials import load_credentials
@@ -31,15 +33,21 @@ Respond = Callable[[Request], Answer | None]
 
 @contextmanager
 def reconciling(
-    folder: Path, *names: str, respond: Respond, changes: Callable[[], Iterable[object]] = tuple
+    folder: Path,
+    *names: str,
+    respond: Respond,
+    changes: Callable[[], Iterable[object]] = tuple,
+    denied: Callable[[Request], bool] = lambda _request: False,
 ) -> Iterator[tuple[FakeApiServer, threading.Event]]:
     """A reconciler of these NodeObservabilities; ``respond`` answers what is neither a list nor a watch.
 
-    ``changes`` are the events of the NodeObservabilities' watch.
+    ``changes`` are the events of the NodeObservabilities' watch; ``denied`` requests are refused for lack of rights.
     """
     items = [dict[str, Any](to_builtins(observability(name))) for name in names]
 
     def answer(request: Request) -> Answer:
+        if denied(request):
+            return Answer(403, status(403, "Forbidden", f"you may not read {request.path}"))
         if request.query.get("watch"):
             lines = changes() if request.path == OBSERVABILITIES.collection() else ()
             return Answer(lines=lines, then="hang")
@@ -51,7 +59,7 @@ def reconciling(
     stop = threading.Event()
     with FakeApiServer(answer) as server:
         client = KubeClient(load_credentials(kubeconfig=server.kubeconfig(folder / "kubeconfig"), environ={}))
-        reconciler = Reconciler(
+        made = Reconciler(
             client,
             store=KubeStore(client, namespace=NAMESPACE),
             config=config(),
@@ -61,7 +69,7 @@ def reconciling(
             now=lambda: datetime.now(UTC),
             randomness=Random(1),
         )
-        thread = threading.Thread(target=reconciler.run, args=(stop,))
+        thread = threading.Thread(target=made.run, args=(stop,))
         thread.start()
         try:
             yield server, stop
@@ -111,3 +119,39 @@ def test_nothing_is_kept_of_one_that_is_gone(tmp_path: Path) -> None:
         back.set()
         wait_for("it is made again", lambda: len(secrets()) == 2, seconds=10)
         assert len(set(secrets())) == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "later"])
+def test_what_may_not_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    monkeypatch.setattr(reconciler, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(rounds, "_LOOK_SECONDS", 1.0)
+    denying = threading.Event()
+    if at_once:
+        denying.set()
+    said: list[tuple[str, str, str]] = []
+
+    document = dict[str, Any](to_builtins(observability("first")))
+
+    def respond(request: Request) -> Answer | None:
+        if request.path == OBSERVABILITIES.item("first"):
+            return Answer(body=document)
+        if not request.path.endswith("/status"):
+            return Answer(body={}) if request.method == "PATCH" else None
+        (ready,) = json.loads(request.body)["status"]["conditions"]
+        said.append((ready["status"], ready["reason"], ready["message"]))
+        return Answer(body=document)
+
+    def denied(request: Request) -> bool:
+        return denying.is_set() and request.path.endswith("/daemonsets")
+
+    with reconciling(tmp_path, "first", respond=respond, denied=denied) as (server, _):
+        if not at_once:
+            wait_for("all is looked at", lambda: said)
+            assert said[-1][1] != "Unknown"
+            denying.set()
+            server.drop_connections()
+        wait_for("it is told", lambda: said and said[-1][:2] == ("Unknown", "Unknown"), seconds=70)
+        assert said[-1][2].startswith("what there is in the cluster cannot be followed: ")
+        assert "/daemonsets" in said[-1][2]
+        denying.clear()
+        wait_for("it is looked at again", lambda: said[-1][1] != "Unknown", seconds=60)
