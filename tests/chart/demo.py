@@ -25,7 +25,7 @@ from tests.chart.release import NAMESPACE, Release
 from tests.chart.rendering import Refused
 from tests.lab.cluster import Cluster, cluster_of
 from tests.lab.errors import LabError
-from tests.lab.images import PROJECT, build_project
+from tests.lab.images import PROJECT, project_image
 from tests.processes import wait_for
 
 PARENT: Final = "nodeobservability-sample"
@@ -173,9 +173,8 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as made, _cluster() as cluster:
         folder = Path(made)
-        _act(2, "Build the image, without a registry, and import it on every node (a minute)")
-        build_project(folder / "image.tar")
-        cluster.load_image(folder / "image.tar")
+        _act(2, "Build the image, without a registry, and import it on every node (a minute, once)")
+        cluster.load_image(project_image())
         with closing(Release(cluster, PROJECT, folder)) as release:
             Demo(release, folder).play()
             click.echo(f"\nAll of it took {time.monotonic() - began:.0f} s. The cluster is ended now; nothing stays.")

@@ -19,7 +19,7 @@ from nodeobs.pprof import read
 from tests.cluster.world import KubeWorld
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError, Missing
-from tests.lab.images import build_project, configuration
+from tests.lab.images import build_project, configuration, project_image
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -113,6 +113,13 @@ def test_the_same_sources_give_the_same_image(image_archive: Path, tmp_path: Pat
     build_project(again)
     assert configuration(again) == configuration(image_archive)
     again.unlink()  # pytest keeps what tests leave
+
+
+def test_for_the_same_sources_it_is_built_once(image_archive: Path) -> None:
+    before = image_archive.stat()
+    assert project_image() == image_archive
+    after = image_archive.stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
 
 
 def test_an_agent_that_may_do_next_to_nothing_profiles_its_nodes_kubelet(

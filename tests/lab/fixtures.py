@@ -13,7 +13,7 @@ from tests.lab.alone import api_server_alone
 from tests.lab.apiserver import ApiServer
 from tests.lab.cluster import Cluster, cluster_of
 from tests.lab.errors import Missing
-from tests.lab.images import PROJECT, build_project
+from tests.lab.images import PROJECT, project_image
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +39,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project's image, built once in a session: a docker archive."""
-    archive = tmp_path_factory.mktemp("image") / "nodeobs.tar"
+def image_archive() -> Path:
+    """The project's image, built once for its sources: a docker archive."""
     try:
-        build_project(archive)
+        return project_image()
     except Missing as error:
         pytest.skip(str(error))
-    yield archive
-    archive.unlink()  # pytest keeps what tests leave
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -25,6 +26,10 @@ BUSYBOX: Final = "localhost/busybox:1"
 PROJECT: Final = "localhost/nodeobs:lab"
 """The project's own, as its Dockerfile makes it of Debian's packages."""
 
+_TAKEN: Final = ("Dockerfile", "LICENSE", "app.py", "gunicorn.conf.py", "image", "nodeobs", "requirements.txt")
+_KEPT: Final = 3
+"""Images: another clone may be using one."""
+
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _BASE: Final = "localhost/debian:bookworm"
 _PACKAGES: Final = "python3,python3-venv,ca-certificates"
@@ -45,6 +50,26 @@ def write_busybox(busybox: Path, archive: Path) -> None:
         _write(archive, BUSYBOX, layer, {"Entrypoint": ["/bin/busybox"], "Cmd": ["sleep", "2000000"]})
 
 
+def project_image(environ: Mapping[str, str] = os.environ) -> Path:
+    """The project's image as its sources are now, a docker archive in the cache; built where it is not there.
+
+    Whoever else wants it meanwhile waits, and finds it.
+
+    Raises:
+        Missing, LabError: as :func:`build_project`.
+    """
+    folder = _cache(environ)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        archive = folder / f"nodeobs-{_sources()}.tar"
+        if not archive.exists():
+            build_project(archive, environ)
+        archive.touch()
+        for old in sorted(folder.glob("nodeobs-*.tar"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            old.unlink()
+    return archive
+
+
 def build_project(archive: Path, environ: Mapping[str, str] = os.environ) -> None:
     """Build the project's image, a docker archive: half a minute, and as much again the first time. Needs root.
 
@@ -57,9 +82,7 @@ def build_project(archive: Path, environ: Mapping[str, str] = os.environ) -> Non
     if os.geteuid() != 0:
         raise Missing("an image of Debian's packages can only be made by root")
     buildah = str(need(["buildah"], environ)["buildah"])
-    folder = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root"), ".cache"), "nodeobs", "image")
-    folder.mkdir(parents=True, exist_ok=True)
-    base = _base(folder, environ)
+    base = _base(_cache(environ), environ)
     options = ["--no-cache", "--pull-never", f"--timestamp={environ.get('SOURCE_DATE_EPOCH', '0')}"]
     options.append(f"--build-arg=BASE={_BASE}")
     authorities = ssl.get_default_verify_paths().cafile
@@ -77,6 +100,25 @@ def build_project(archive: Path, environ: Mapping[str, str] = os.environ) -> Non
         ):
             _run([*storage, *arguments], {**environ, **how})
         whole.replace(archive)
+
+
+def _cache(environ: Mapping[str, str]) -> Path:
+    folder = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root"), ".cache"), "nodeobs", "image")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _sources() -> str:
+    """A digest of all that the Dockerfile takes, and of what it is built with."""
+    digest = hashlib.sha256()
+    for name in (*_TAKEN, "tests/lab/images.py"):
+        place = ROOT / name
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        for path in files:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(ROOT)} {path.stat().st_mode:o} {path.stat().st_size}\n".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def configuration(archive: Path) -> dict[str, Any]:
