@@ -14,8 +14,8 @@ help: ## what there is
 demo: $(VENV)/.runtime ## an alert becomes a merged profile, on this machine, in a minute
 	@$(BIN)/nodeobs demo
 
-# Most tests wait for something: two processes share them, a module at a time. Each has a cluster of its own.
-TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Most tests wait for something: three processes share them, a module at a time. Each has a cluster of its own.
+TOGETHER := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.development ## every test; those that need a program which is missing are skipped by name
 	$(BIN)/python -m pytest $(TOGETHER)

@@ -24,6 +24,7 @@ EVERYONE = [Stored(from_builtins(WANTED, NodeObservabilityMachineConfig), b"")]
 FORBIDDEN = Answer(403, status(403, "Forbidden", "no more"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_followed_any_more_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machineobserved, "_PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(machineobserved, "_BEHIND_SECONDS", 1.0)

@@ -121,6 +121,7 @@ def test_nothing_is_kept_of_one_that_is_gone(tmp_path: Path) -> None:
         assert len(set(secrets())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "later"])
 def test_what_may_not_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
     monkeypatch.setattr(reconciler, "_PATIENCE_SECONDS", 1.0)

@@ -168,13 +168,17 @@ def test_it_holds_none_of_our_files_and_steps_back(tmp_path: Path, endless: Call
         merging = pool.submit(merge_in_process, [job], timeout=LONG, stop=stop)
         endless()
         (child,) = _children()
-        files = {str(entry.readlink()) for entry in Path(f"/proc/{child}/fd").iterdir()}
+        _until(lambda: str(tmp_path / "endless") in _files_of(child))  # it has it a moment after it is opened
+        files = _files_of(child)
         niceness = os.getpriority(os.PRIO_PROCESS, child)
         stop.set()
         merging.result(LONG)
-    assert str(tmp_path / "endless") in files
     assert lock.name not in files
     assert niceness >= os.getpriority(os.PRIO_PROCESS, 0) + 5
+
+
+def _files_of(process: int) -> set[str]:
+    return {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()}
 
 
 def _children() -> list[int]:
