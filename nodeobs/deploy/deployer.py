@@ -45,17 +45,17 @@ class Deployer:
         """Have it as it is wanted. ``others`` are the uids of the other NodeObservabilities.
 
         Raises:
-            ConfigurationError: the authority of the kubelets' certificates cannot be read.
+            ConfigurationError: the authority of the kubelets' certificates cannot be read, and never was.
             StoreUnavailable: the API server cannot be asked now.
         """
         name = observability.metadata.name
         runtimes = {node.runtime for node in selected if node.runtime}
         targets = choose(observability.spec, runtimes=runtimes, config=self.config)
         certificate = self.certificates.of(name, self.observed.child("Secret", self.certificates.secret(name)))
-        kubelet_ca = self._kubelet_ca(name) if KUBELET in targets.names else ""
+        kubelet_ca, unread = self._kubelet_ca(name) if KUBELET in targets.names else ("", "")
         facts = Facts(targets=targets, certificate=certificate, kubelet_ca=kubelet_ca)
         wanted = [stamped(document) for document in children(observability, facts, self.config)]
-        problems, waiting = list(targets.problems), ""
+        problems, waiting = [*targets.problems, unread], ""
         for document in wanted:
             held = self.observed.child(document["kind"], document["metadata"]["name"])
             if document["kind"] == "DaemonSet" and held is not None and not held.is_as(document):
@@ -123,21 +123,33 @@ class Deployer:
                 return f"a change of the agents waits until Run {run.key} is over"
         return ""
 
-    def _kubelet_ca(self, observability: str) -> str:
-        """Never empty where there is one, or was: agents would take any certificate."""
+    def _kubelet_ca(self, observability: str) -> tuple[str, str]:
+        """The authority, and why it is not as it should be.
+
+        Never empty where there is one, or was: agents would take any certificate.
+        """
         if self.observed.kubelet_ca or self.kubelet_ca_file is None:
-            return self.observed.kubelet_ca or (self._copied_ca(observability) if self.config.openshift else "")
+            return self.observed.kubelet_ca or (self._copied_ca(observability) if self.config.openshift else ""), ""
         try:
-            content = self.kubelet_ca_file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"the authority of the kubelets' certificates cannot be read from {self.kubelet_ca_file}: {error}"
-            ) from error
-        if not content.strip():
-            raise ConfigurationError(f"the authority of the kubelets' certificates is not in {self.kubelet_ca_file}")
-        return content
+            return _read_authority(self.kubelet_ca_file), ""
+        except ConfigurationError as error:
+            if copied := self._copied_ca(observability):
+                return copied, str(error)
+            raise
 
     def _copied_ca(self, observability: str) -> str:
-        """What was copied of OpenShift's before it went away."""
+        """What was copied of it before it went away."""
         copied = self.observed.child("ConfigMap", kubelet_ca_name(agent_name(observability)))
         return (copied.data or {}).get(KUBELET_CA_KEY, "") if copied else ""
+
+
+def _read_authority(file: Path) -> str:
+    try:
+        content = file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the authority of the kubelets' certificates cannot be read from {file}: {error}"
+        ) from error
+    if not content.strip():
+        raise ConfigurationError(f"the authority of the kubelets' certificates is not in {file}")
+    return content

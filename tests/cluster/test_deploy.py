@@ -276,7 +276,8 @@ def test_elsewhere_the_authority_is_as_configured(world: Deploying) -> None:
     world.roll_out()
     world.wait_ready("Ready")
     file.unlink()
-    world.patch(world.at("Service", NAME), {"metadata": {"labels": {"team": "a"}}})
+    world.admin.request("DELETE", world.at("Service", NAME))
+    world.wait_child("Service")
     found = world.wait_ready("Failed", f"the authority of the kubelets' certificates cannot be read from {file}")
     assert "has no pod" not in found["message"]
     assert world.status()["count"] == 1, "those that run are there all the same"
