@@ -53,7 +53,7 @@ def test_a_run_leaves_profiles_a_merged_one_and_a_manifest(world: World) -> None
     assert status.failed_agents == ()
     assert condition(run, "Finished").status == "True"
     assert condition(run, "Degraded").status == "False"
-    assert run.metadata.finalizers == ()
+    wait_for("it is let go", lambda: not world.get(run).metadata.finalizers)  # in a write of its own
     output = Path(status.output)
     assert (output / "node-1" / "kubelet-cpu.pb.gz").read_bytes() == tiny_profile()
     merged = read((output / "merged" / "kubelet-cpu.pb.gz").read_bytes())
@@ -68,7 +68,7 @@ def test_a_run_leaves_profiles_a_merged_one_and_a_manifest(world: World) -> None
     wait_for("agents are told to drop their copies", lambda: all(agent.asked("DELETE") for agent in fleet.agents))
     wait_for("the spool is empty", lambda: not list(world.spool.iterdir()))
     wait_for("it is counted", lambda: world.value("nodeobs_runs_total", result="Succeeded", trigger="resource") == 1)
-    assert world.value("nodeobs_last_run_agents", nodeobservability="cluster") == 3
+    wait_for("it is shown", lambda: world.value("nodeobs_last_run_agents", nodeobservability="cluster") == 3)
 
 
 def waiting(world: World) -> Run:
