@@ -21,7 +21,7 @@ from nodeobs.agents.agent import Agent, AgentOutcome
 from nodeobs.agents.endpoints import NodeRoster
 from nodeobs.agents.nodeproxy import NodeProxy
 from nodeobs.agents.order import Order
-from nodeobs.agents.plan import Plan
+from nodeobs.agents.plan import Patience, Plan
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.credentials import load_credentials
 from nodeobs.model import FailureReason, PieceResult, ProfileType
@@ -46,6 +46,7 @@ class Drive:
     kubelets: Kubelets
     client: KubeClient
     plan: Plan = PLAN
+    patience: Patience = QUICK
     deadline_seconds: float = 30.0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     sunk: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Drive:
     def proxy(self) -> NodeProxy:
         nodes = (lambda: self.nodes) if self.nodes else NodeRoster(self.client).agents
         credentials = self.client.credentials
-        return NodeProxy(credentials, nodes=nodes, now=utc_now, randomness=random.Random(1), patience=QUICK)
+        return NodeProxy(credentials, nodes=nodes, now=utc_now, randomness=random.Random(1), patience=self.patience)
 
     def over(self) -> dict[str, AgentOutcome]:
         """The Run's outcomes, by node."""
@@ -406,6 +407,7 @@ def test_tls_and_a_proxy_are_as_the_credentials_say(drive: Drive, tmp_path: Path
 def test_many_nodes_leave_room_for_whoever_answers_meanwhile(drive: Drive, tmp_path: Path) -> None:
     drive.kubelets.nodes = tuple(f"node-{number}" for number in range(200))
     drive.nodes = NodeRoster(drive.client).agents()
+    drive.patience = change(QUICK, connect=20.0, answer=20.0)  # where other programs have the CPU
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

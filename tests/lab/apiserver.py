@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,9 +86,11 @@ class ApiServer:
         Raises:
             LabError: it failed; has what it said.
         """
-        options = ["--kubeconfig", self.admin_kubeconfig, "--cache-dir", self.folder / "kubectl-cache"]
-        argv = [str(part) for part in (self.programs["kubectl"], *options, *arguments)]
-        done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=120, check=False)
+        # What kubectl remembers of the versions that are served, others change: the next call is not to go by it.
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            options = ["--kubeconfig", self.admin_kubeconfig, "--cache-dir", cache]
+            argv = [str(part) for part in (self.programs["kubectl"], *options, *arguments)]
+            done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             raise LabError(f"kubectl {' '.join(map(str, arguments))} failed ({done.returncode}): {done.stderr.strip()}")
         return done.stdout
