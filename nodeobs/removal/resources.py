@@ -13,7 +13,7 @@ import msgspec
 
 from nodeobs.deploy.machineconfigs import FINALIZER
 from nodeobs.deploy.readiness import READY
-from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, StoreDenied, StoreUnavailable
+from nodeobs.errors import Conflict, InvalidInput, NotFound, RemovalRefused, StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.kube.crds import CRD_NAMES
 from nodeobs.kube.migration import STORAGE_VERSION, Migration
@@ -36,6 +36,8 @@ _NOT_TURNED_OFF: Final = (
     f"{MACHINE_POOL} and the nodes' labels stay; docs/machine-configs.md says how to take them away by hand"
 )
 _NO_AGENTS: Final = "nodeobs was uninstalled: there are no agents, and nobody looks after this"
+_NOBODY_CONVERTS: Final = "conversion webhook for"
+"""How the API server begins where the service does not answer it."""
 _OURS: Final = f"{GROUP}/"
 _PAGE: Final = 20
 """A Run has up to a mebibyte, and the job that removes the service 256 for all that it holds of a page."""
@@ -162,9 +164,9 @@ class Resources:
         migration = Migration(self._client, [plural])
         try:
             migration.migrate(plural, threading.Event())
-        except StoreDenied:
-            raise
         except StoreUnavailable as error:
+            if _NOBODY_CONVERTS not in str(error):
+                raise
             raise _not_converted(what, str(error)) from error
         if migration.left:
             raise _not_converted(what, "; ".join(migration.left))

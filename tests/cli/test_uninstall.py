@@ -294,3 +294,25 @@ def test_a_proxy_that_wants_a_login_is_told(world: World, nodeobs: Invoke, path:
     assert result.exit_code == 6
     assert "the API server's answer cannot be read" in result.stderr
     assert "run this again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "hint"),
+    [
+        ("conversion webhook for v1alpha1, Kind=X failed: connection refused", 4, "start the service"),
+        ("etcdserver: request timed out", 6, "run this again"),
+    ],
+)
+def test_an_api_server_that_cannot_answer_is_not_taken_for_one_that_cannot_convert(
+    world: World, nodeobs: Invoke, said: str, code: int, hint: str
+) -> None:
+    old = definition(CRD_NAMES[0]) | {"status": {"storedVersions": ["v1alpha1", "v1beta1"]}}
+    world.has(f"{DEFINITIONS}/{CRD_NAMES[0]}", old)
+    listed = f"/apis/{API_VERSION}/{CRD_NAMES[0].partition('.')[0]}"
+    world.answers["GET", listed] = [Answer(500, status(500, "InternalError", said))]
+    result = nodeobs("--yes")
+    assert result.exit_code == code, result.output
+    assert said in result.stderr
+    assert hint in result.stderr
+    assert ("cannot be converted" in result.stderr) == (code == 4)
+    assert world.written == []
