@@ -10,7 +10,7 @@ from typing import Final, Literal
 from nodeobs.agents.pods import Pod, newest_by_node
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.seen import AgentPod, Node
-from nodeobs.model import Condition, NodeObservability, NodeObservabilityStatus, replace
+from nodeobs.model import Condition, NodeObservability, NodeObservabilityStatus, Toleration, replace
 
 READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
@@ -46,7 +46,7 @@ class Findings:
 
 def status_of(observability: NodeObservability, findings: Findings, *, now: datetime) -> NodeObservabilityStatus:
     """The status; the very one that it has where nothing but the time has changed."""
-    count, missing = _count(findings)
+    count, missing = _count(findings, observability.spec.tolerations)
     said: _Said
     if findings.problems:
         said = "False", FAILED, _sentences(*findings.problems, *missing, *findings.waiting, *findings.notes)
@@ -79,7 +79,7 @@ def _changed(
     return before if after == before else replace(after, last_updated=now)
 
 
-def _count(findings: Findings) -> tuple[int, list[str]]:
+def _count(findings: Findings, tolerations: Sequence[Toleration]) -> tuple[int, list[str]]:
     """How many nodes carry an agent that is ready, and what is missing.
 
     A node that is not Ready is not waited for: nobody knows for how long, and its agent may answer all the same.
@@ -93,7 +93,7 @@ def _count(findings: Findings) -> tuple[int, list[str]]:
     ready = {pod.pod.node for pod in own if pod.ready and newest.get(pod.pod.node) is pod.pod}
     nodes = [node for node in findings.selected if node.ready]
     lacking = {
-        node.name: newest[node.name].problem if node.name in newest else "has no pod of the DaemonSet yet"
+        node.name: newest[node.name].problem if node.name in newest else _why_no_pod(node, tolerations)
         for node in nodes
         if node.name not in ready
     }
@@ -107,6 +107,11 @@ def _count(findings: Findings) -> tuple[int, list[str]]:
     elif (left := _to_be_updated(findings.daemon_set, most=_updatable(findings.selected, newest))) is not None:
         missing.append(f"agents are being updated: {left}")
     return count, missing
+
+
+def _why_no_pod(node: Node, tolerations: Sequence[Toleration]) -> str:
+    taint = next((one for one in node.taints if not one.is_tolerated(tolerations)), None)
+    return f"its taint {taint} is not among spec.tolerations" if taint else "has no pod of the DaemonSet yet"
 
 
 def _updatable(selected: Sequence[Node], newest: Mapping[str, Pod]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,7 +10,7 @@ from nodeobs.agents.pods import Condition, Pod
 from nodeobs.deploy.children import INSTANCE
 from nodeobs.deploy.targets import RUNTIMES
 from nodeobs.errors import InvalidInput
-from nodeobs.model import decode_json
+from nodeobs.model import Toleration, decode_json
 
 
 class _Read(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,8 +31,33 @@ class _NodeStatus(_Read, frozen=True):
     node_info: _NodeInfo | None = None
 
 
+class Taint(_Read, frozen=True):
+    """What keeps pods off a node that do not tolerate it."""
+
+    key: str
+    effect: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+    def is_tolerated(self, tolerations: Iterable[Toleration]) -> bool:
+        """Whether one of them matches, as the scheduler matches them."""
+        return any(
+            one.effect in ("", self.effect)
+            and (one.key == self.key or (not one.key and one.operator == "Exists"))
+            and (one.operator == "Exists" or one.value == self.value)
+            for one in tolerations
+        )
+
+
+class _NodeSpec(_Read, frozen=True):
+    taints: tuple[Taint, ...] | None = None
+
+
 class _Node(_Read, frozen=True):
     metadata: _Labelled
+    spec: _NodeSpec = _NodeSpec()
     status: _NodeStatus = _NodeStatus()
 
 
@@ -53,6 +78,8 @@ class Node(msgspec.Struct, frozen=True):
     ready: bool
     runtime: str
     """The target that its container runtime is; empty where it is none that is known, or not reported yet."""
+    taints: tuple[Taint, ...] = ()
+    """Those that keep pods of a DaemonSet off it."""
 
     def is_selected(self, selector: Mapping[str, str]) -> bool:
         """Whether it has all these labels."""
@@ -80,7 +107,13 @@ def read_node(raw: bytes) -> Node:
     info = node.status.node_info
     runtime = info.container_runtime_version.partition("://")[0] if info else ""
     ready = any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or ())
-    return Node(node.metadata.name, node.metadata.labels or {}, ready, RUNTIMES.get(runtime, ""))
+    taints = tuple(one for one in node.spec.taints or () if _keeps_off(one))
+    return Node(node.metadata.name, node.metadata.labels or {}, ready, RUNTIMES.get(runtime, ""), taints)
+
+
+def _keeps_off(taint: Taint) -> bool:
+    """The DaemonSet controller lets its pods tolerate what Kubernetes itself says of a node's condition."""
+    return taint.effect in ("NoSchedule", "NoExecute") and not taint.key.startswith("node.kubernetes.io/")
 
 
 def read_agent_pod(raw: bytes) -> AgentPod:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nodeobs.deploy.drift import Held
 from nodeobs.deploy.readiness import Findings, overlaps, status_of
-from nodeobs.deploy.seen import AgentPod, Node
+from nodeobs.deploy.seen import AgentPod, Node, Taint
 from nodeobs.model import Condition, NodeObservability, encode_json, from_builtins, replace
 from tests.deploy.documents import NOW, observability
 
@@ -69,6 +69,14 @@ def test_a_pod_that_does_not_serve_is_named_with_why() -> None:
 
 def test_a_node_without_a_pod_is_named() -> None:
     assert "1 of 2 nodes; b: has no pod of the DaemonSet yet" in ready(findings(pods=(pod("a"),))).message
+
+
+def test_a_node_whose_taint_is_not_tolerated_is_named_with_it() -> None:
+    tainted = replace(node("b"), taints=(Taint("dedicated", "NoSchedule", "db"),))
+    found = findings(selected=(node("a"), tainted), pods=(pod("a"),))
+    assert "b: has no pod of the DaemonSet yet" in ready(found).message, "all are tolerated where nothing is said"
+    picky = replace(NOBODY, spec=replace(NOBODY.spec, tolerations=()))
+    assert "b: its taint dedicated=db:NoSchedule is not among spec.tolerations" in ready(found, picky).message
 
 
 def test_pods_that_are_not_the_daemon_sets_do_not_count() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from nodeobs.deploy.seen import read_agent_pod, read_node
+from nodeobs.deploy.seen import Taint, read_agent_pod, read_node
 from nodeobs.errors import InvalidInput
+from nodeobs.model import Toleration, from_builtins
 
 
 def node(**status: Any) -> bytes:
@@ -31,6 +32,36 @@ def test_what_does_not_matter_makes_no_difference() -> None:
 
     assert read_node(at("1")) == read_node(at("2"))
     assert read_node(at("1")).ready
+
+
+def test_of_taints_those_matter_that_keep_pods_off_and_are_not_of_a_nodes_condition() -> None:
+    taints = [
+        {"key": "dedicated", "value": "db", "effect": "NoSchedule"},
+        {"key": "dedicated", "effect": "PreferNoSchedule"},
+        {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
+        {"key": "leaving", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"},
+    ]
+    raw = json.dumps({"metadata": {"name": "a"}, "spec": {"taints": taints}}).encode()
+    assert [str(taint) for taint in read_node(raw).taints] == ["dedicated=db:NoSchedule", "leaving:NoExecute"]
+
+
+@pytest.mark.parametrize(
+    ("toleration", "tolerated"),
+    [
+        ({"operator": "Exists"}, True),
+        ({"key": "dedicated", "operator": "Exists"}, True),
+        ({"key": "dedicated", "value": "db"}, True),
+        ({"key": "dedicated", "value": "db", "effect": "NoSchedule"}, True),
+        ({"key": "dedicated", "value": "db", "effect": "NoExecute"}, False),
+        ({"key": "dedicated", "value": "web"}, False),
+        ({"key": "dedicated"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+    ],
+)
+def test_a_taint_is_tolerated_as_the_scheduler_says(toleration: dict[str, str], tolerated: bool) -> None:
+    taint = Taint("dedicated", "NoSchedule", "db")
+    assert taint.is_tolerated([from_builtins(toleration, Toleration)]) == tolerated
+    assert not taint.is_tolerated([])
 
 
 def test_a_new_node_says_nothing_yet() -> None:
