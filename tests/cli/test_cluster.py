@@ -191,7 +191,7 @@ def denied(code: int, reason: str, message: str, *causes: dict[str, str]) -> Ans
     ("answer", "code", "text"),
     [
         (denied(401, "Unauthorized", "Unauthorized"), 6, "log in again"),
-        (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "nodeobs-runner"),
+        (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "Hint: ask for the role nodeobs-viewer"),
         (denied(404, "NotFound", "the server could not find the requested resource"), 5, "nodeobs manifests"),
         (denied(409, "AlreadyExists", "it exists"), 4, "it exists"),
         (denied(422, "Invalid", "durationSeconds must be 1 to 3600"), 2, "durationSeconds must be 1 to 3600"),
@@ -228,6 +228,14 @@ def test_what_cannot_be_read_is_left_out_of_lists(world: World, nodeobs: Invoke)
     assert "run-1" in result.stdout
     assert r"bad\x1b[31m is left out" in result.stderr
     assert "\x1b" not in result.output
+
+
+def test_who_may_look_in_one_namespace_only_is_told_to_name_it(world: World, nodeobs: Invoke) -> None:
+    everywhere = f"/apis/{API_VERSION}/nodeobservabilityruns"
+    world.answers["GET", everywhere] = denied(403, "Forbidden", 'User "eve" cannot list runs at the cluster scope')
+    result = nodeobs("run", "list", "-A", "--context", "fake")
+    assert result.exit_code == 6
+    assert "Hint: name the namespace in which you have a role with --namespace, or ask for the role" in result.stderr
 
 
 def test_no_runs_in_one_namespace_are_not_none_at_all(world: World, nodeobs: Invoke) -> None:
@@ -402,6 +410,14 @@ def test_an_authority_that_is_not_published(world: World, nodeobs: Invoke) -> No
     assert result.exit_code == 6
     assert "there is no ConfigMap nodeobs-ca of namespace nodeobs" in result.stderr
     assert "--service-namespace" in result.stderr
+
+
+def test_who_may_not_get_files_is_told_which_role_that_takes(world: World, nodeobs: Invoke) -> None:
+    world.answers["GET", AUTHORITY] = denied(403, "Forbidden", 'configmaps "nodeobs-ca" is forbidden')
+    result = nodeobs("pull", "nodeobs/run-1", "--context", "fake")
+    assert result.exit_code == 6
+    assert "Hint: files take the role nodeobs-client in namespace nodeobs, beside nodeobs-viewer" in result.stderr
+    assert "nodeobs-runner" not in result.stderr
 
 
 # --- forwarding
