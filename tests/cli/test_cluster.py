@@ -238,6 +238,19 @@ def test_who_may_look_in_one_namespace_only_is_told_to_name_it(world: World, nod
     assert "Hint: name the namespace in which you have a role with --namespace, or ask for the role" in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["get", "wait", "cancel", "delete"])
+def test_a_run_that_is_not_there_is_named_with_its_namespace(world: World, nodeobs: Invoke, verb: str) -> None:
+    missing = Answer(404, status(404, "NotFound", 'nodeobservabilityruns.example "run-1" not found'))
+    world.answers |= {(method, f"{RUNS}/run-1"): missing for method in ("GET", "PATCH", "DELETE")}
+    world.answers["GET", RUNS] = listing()
+    result = nodeobs("run", verb, "run-1", called="kubectl-nodeobs")
+    assert result.exit_code == 5
+    assert result.stderr.splitlines() == [
+        "Error: there is no Run here/run-1",
+        "Hint: see `kubectl nodeobs run list --all-namespaces`",
+    ]
+
+
 def test_no_runs_in_one_namespace_are_not_none_at_all(world: World, nodeobs: Invoke) -> None:
     world.answers["GET", RUNS] = Answer(body={"metadata": {"resourceVersion": "9"}, "items": []})
     result = nodeobs("run", "list", "--context", "fake")
