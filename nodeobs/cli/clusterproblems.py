@@ -74,13 +74,17 @@ def _hint(error: NodeobsError, place: ClusterPlace, *, files: bool) -> str:
         return "log in again; `kubectl auth whoami` tells whether that helped"
     if isinstance(error, StoreDenied):
         return f"{_roles(str(error), place, files=files)}; `kubectl auth whoami` tells who you are"
-    if isinstance(error, NotFound) and any(text in str(error) for text in _NO_SUCH_KIND):
-        return "nodeobs is not installed in this cluster: `nodeobs manifests | kubectl apply --server-side -f -`"
-    if isinstance(error, NotFound) and str(error).startswith("there is no Run "):
-        return f"see `{place.command('run list', '--all-namespaces')}`"
+    if isinstance(error, NotFound):
+        return _missing(str(error), place)
     if isinstance(error, StoreUnavailable) and any(text in str(error) for text in _NOBODY_CHECKS):
         return f"nodeobs has to run to check it: `kubectl get pods --namespace {place.service_namespace}`"
     return ""
+
+
+def _missing(said: str, place: ClusterPlace) -> str:
+    if any(text in said for text in _NO_SUCH_KIND):
+        return "nodeobs is not installed in this cluster: `nodeobs manifests | kubectl apply --server-side -f -`"
+    return f"see `{place.command('run list', '--all-namespaces')}`" if said.startswith("there is no Run ") else ""
 
 
 def _roles(denied: str, place: ClusterPlace, *, files: bool) -> str:

@@ -181,7 +181,7 @@ def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: 
 def get(session: Session, *, run: str, namespace: str) -> None:
     """Show one Run."""
     with session.connect() as service:
-        found = service.run(find(service, run, namespace, latest=Latest.FINISHED))
+        found = service.run(find(service, run, namespace, latest=Latest.FINISHED, listing=session.command("run list")))
         session.answer(outcomes.document(found), lambda: outcomes.description(found, service.now()))
 
 
@@ -202,7 +202,8 @@ def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -
     waiting, not the Run.
     """
     with session.connect() as service:
-        _wait(session, service, find(service, run, namespace, latest=Latest.ANY), timeout)
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
+        _wait(session, service, ref, timeout)
 
 
 @run.command(
@@ -217,7 +218,8 @@ def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -
 def cancel(session: Session, *, run: str, namespace: str) -> None:
     """Cancel a Run that is going; what was delivered already is kept."""
     with session.connect() as service:
-        cancelled = service.cancel(find(service, run, namespace, latest=Latest.ANY))
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
+        cancelled = service.cancel(ref)
         key = clean(cancelled.key)
         session.answer(
             outcomes.document(cancelled),
@@ -243,10 +245,10 @@ def delete(session: Session, *, run: str, namespace: str) -> None:
         raise Failure(
             "`latest` may be another Run by the time it is deleted",
             exit_code=ExitCode.USAGE,
-            hint="name the Run; `nodeobs run list` shows them",
+            hint=f"name the Run; `{session.command('run list')}` shows them",
         )
     with session.connect() as service:
-        ref = find(service, run, namespace, latest=Latest.ANY)
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
         left = service.delete(ref)
         end = "deleted" if left is None else "is being cancelled, and deleted when it has ended"
         session.answer({"run": str(ref), "deleted": left is None}, lambda: f"{ref} {end}")

@@ -97,7 +97,7 @@ def _from_run(
     session: Session, run: str, namespace: str, *, target: str | None, profile: str | None, node: str | None
 ) -> Loaded:
     with session.connect() as service:
-        ref = find(service, run, namespace, latest=Latest.DELIVERED)
+        ref = find(service, run, namespace, latest=Latest.DELIVERED, listing=session.command("run list"))
         outputs = service.outputs()
         manifest = outputs.manifest(ref)
         chosen = choose(manifest, target=target, profile=profile, node=node)

@@ -251,6 +251,25 @@ def test_a_run_that_is_not_there_is_named_with_its_namespace(world: World, nodeo
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["get", "A_b"], "Error: 'A_b' is not a Run's name: lower-case letters, digits, '-' and '.'"),
+        (["get", "a/b/c"], "Error: 'a/b/c' is not a Run's name: lower-case letters, digits, '-' and '.'"),
+        (["get", "latest"], "Error: there is no finished Run yet in namespace here"),
+        (["delete", "latest"], "Error: `latest` may be another Run by the time it is deleted"),
+    ],
+)
+def test_a_hint_is_a_command_for_the_same_cluster(
+    world: World, nodeobs: Invoke, arguments: list[str], said: str
+) -> None:
+    world.answers["GET", RUNS] = listing()
+    for called, program in (("nodeobs", "nodeobs"), ("kubectl-nodeobs", "kubectl nodeobs")):
+        result = nodeobs("run", *arguments, "--context", "fake", called=called)
+        assert result.stderr.startswith(said)
+        assert f"`{program} run list --context fake" in result.stderr
+
+
 def test_no_runs_in_one_namespace_are_not_none_at_all(world: World, nodeobs: Invoke) -> None:
     world.answers["GET", RUNS] = Answer(body={"metadata": {"resourceVersion": "9"}, "items": []})
     result = nodeobs("run", "list", "--context", "fake")
