@@ -40,7 +40,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 def run() -> None:
     """Start, watch, cancel and delete Runs.
 
-    RUN is NAMESPACE/NAME, a NAME, or `latest`: the newest Run (for get, top and pull the newest finished one).
+    RUN is NAMESPACE/NAME, a NAME, or `latest`: the newest Run (for get the newest finished one).
     """
 
 
@@ -142,14 +142,13 @@ def start(session: Session, *, wait: bool, timeout: float | None, **wishes: Any)
 )
 @click.option(
     "--phase",
-    default="",
-    type=click.Choice(["", *(phase.value for phase in Phase)]),
+    type=click.Choice([phase.value for phase in Phase], case_sensitive=False),
     metavar="PHASE",
     help="Only in this phase.",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @client_command
-def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: int, **wishes: str) -> None:
+def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: int, **wishes: str | None) -> None:
     """List Runs, newest first."""
     if namespace and all_namespaces:
         raise click.UsageError("--namespace and --all-namespaces contradict each other")
