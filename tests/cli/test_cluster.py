@@ -155,7 +155,7 @@ def test_who_has_a_kubeconfig_is_told_of_clusters(world: World, nodeobs: Invoke)
     ("arguments", "text"),
     [
         (["--kubeconfig", "nosuch"], "nosuch"),
-        (["--context", "nosuch"], "nosuch"),
+        (["--context", "nosuch"], "Error: there is no context 'nosuch' in the kubeconfig "),
         (["--kubeconfig", "bad"], "bad"),
     ],
 )
@@ -469,6 +469,7 @@ def test_what_kubectl_complains_about_is_told(world: World, nodeobs: Invoke) -> 
         "cannot forward a port to Service nodeobs in namespace nodeobs: "
         'Error from server (NotFound): services "nodeobs" not found' in result.stderr
     )
+    assert "`kubectl get pods --namespace nodeobs`" in result.stderr
     assert "nodeobs-client" in result.stderr
     assert "--server" in result.stderr
     assert "\x1b" not in result.stderr
