@@ -63,7 +63,10 @@ def told(place: ClusterPlace, *, accepted: bool = False, files: bool = False) ->
 def _failure_of(error: NodeobsError, place: ClusterPlace, *, files: bool) -> Failure:
     problem = {"holder": error.holder} if isinstance(error, RunInProgress) else {}
     exit_code = _EXIT_CODES.get(type(error), ExitCode.FAILED)
-    return Failure(str(error), exit_code=exit_code, hint=_hint(error, place, files=files), problem=problem)
+    said = str(error)
+    if isinstance(error, NotFound) and any(text in said for text in _NO_SUCH_KIND):
+        said = f"the API server does not know nodeobs' resources: {said}"
+    return Failure(said, exit_code=exit_code, hint=_hint(error, place, files=files), problem=problem)
 
 
 def _hint(error: NodeobsError, place: ClusterPlace, *, files: bool) -> str:
@@ -83,7 +86,10 @@ def _hint(error: NodeobsError, place: ClusterPlace, *, files: bool) -> str:
 
 def _missing(said: str, place: ClusterPlace) -> str:
     if any(text in said for text in _NO_SUCH_KIND):
-        return "nodeobs is not installed in this cluster: `nodeobs manifests | kubectl apply --server-side -f -`"
+        return (
+            "nodeobs is not installed in this cluster: `kubectl config current-context` tells which it is, "
+            "docs/install.md how to install it"
+        )
     return f"see `{place.command('run list', '--all-namespaces')}`" if said.startswith("there is no Run ") else ""
 
 

@@ -192,10 +192,14 @@ def denied(code: int, reason: str, message: str, *causes: dict[str, str]) -> Ans
     [
         (denied(401, "Unauthorized", "Unauthorized"), 6, "log in again"),
         (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "Hint: ask for the role nodeobs-viewer"),
-        (denied(404, "NotFound", "the server could not find the requested resource"), 5, "nodeobs manifests"),
+        (denied(404, "NotFound", "the server could not find the requested resource"), 5, "docs/install.md"),
         (denied(409, "AlreadyExists", "it exists"), 4, "it exists"),
         (denied(422, "Invalid", "durationSeconds must be 1 to 3600"), 2, "durationSeconds must be 1 to 3600"),
-        (Answer(404, b"404 page not found\n"), 5, "404 page not found\nHint: nodeobs is not installed"),
+        (
+            Answer(404, b"404 page not found\n"),
+            5,
+            "does not know nodeobs' resources: 404 page not found\nHint: nodeobs is not installed",
+        ),
         (denied(500, "InternalError", "failed calling webhook"), 6, "`kubectl get pods --namespace nodeobs`"),
         (Answer(201, b"[]"), 6, "cannot be read"),
         (
