@@ -92,7 +92,10 @@ def _why_not(
     run_selector: Mapping[str, str],
 ) -> str:
     if not known:
-        return f"no node is known as {node}: check the name, or add its agent where the configuration lists them"
+        return (
+            f"no node is known as {node}: check the name; in a cluster `kubectl get nodes` has them, elsewhere the "
+            "setting agents"
+        )
     if not allowed:
         return f"node {node} is not selected by the NodeObservability's nodeSelector {_write(node_selector)}"
     return f"node {node} is not selected by the Run's nodeSelector {_write(run_selector)}"

@@ -71,7 +71,7 @@ class ClusterBackend:
     def run(self, ref: RunRef, *, wait: float = 0.0, version: str = "") -> Run:
         """The Run; with ``wait`` (seconds) and ``version``, as soon as it differs from that resourceVersion."""
         known = self._followed.get(ref)
-        with told(self._place, accepted=known is not None):
+        with self._told_of(ref, accepted=known is not None):
             if not wait:
                 return _decode(self._client.get(RUNS.item(ref.name, ref.namespace)), Run)
             if known is None or known.run.metadata.resource_version != version:
@@ -101,12 +101,12 @@ class ClusterBackend:
             raise Failure(f"Run {ref} has finished already: it is {run.status.phase.value}", exit_code=ExitCode.REFUSED)
         patch = {"spec": {"cancel": True}}
         path = RUNS.item(ref.name, ref.namespace)
-        with told(self._place):
+        with self._told_of(ref):
             return _decode(self._client.request("PATCH", path, patch, content_type=_MERGE_PATCH), Run)
 
     def delete(self, ref: RunRef) -> Run | None:
         """Delete the Run; None when it is gone, the Run where it is cancelled first."""
-        with told(self._place):
+        with self._told_of(ref):
             answer = self._client.request("DELETE", RUNS.item(ref.name, ref.namespace))
             kind = _decode(answer, dict[str, Any]).get("kind")
             return _decode(answer, Run) if kind == Run.KIND else None
@@ -133,6 +133,17 @@ class ClusterBackend:
                         name = metadata_of(item).name
                         self._note(f"{kind.KIND} {clean(name)} is left out, it cannot be read: {clean(str(error))}")
         return found
+
+    @contextmanager
+    def _told_of(self, ref: RunRef, *, accepted: bool = False) -> Iterator[None]:
+        """As ``told``; a Run that is not there is named with its namespace, which may not be the one that was meant."""
+        with told(self._place, accepted=accepted):
+            try:
+                yield
+            except NotFound as error:
+                if f'"{ref.name}" not found' not in str(error):
+                    raise
+                raise NotFound(f"there is no Run {ref}") from error
 
     def _look(self, ref: RunRef) -> Followed:
         """The Run as it is now. Listed, not got: a list tells a revision that can be watched on from."""

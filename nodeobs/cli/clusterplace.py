@@ -28,6 +28,6 @@ class ClusterPlace:
         given = {"--kubeconfig": self.kubeconfig, "--context": self.context}
         return [part for option, value in given.items() if value for part in (option, str(value))]
 
-    def command(self, verb: str, run: str) -> str:
-        """A command about a Run in the same cluster, as a person would type it."""
-        return " ".join([self.program, verb, run, *self.options()])
+    def command(self, verb: str, run: str = "") -> str:
+        """A command about a Run, or all, in the same cluster, as a person would type it."""
+        return " ".join(part for part in [self.program, verb, run, *self.options()] if part)

@@ -46,15 +46,17 @@ class Latest(enum.Enum):
         return self is Latest.ANY or phase is Phase.SUCCEEDED or (self is Latest.FINISHED and phase.final)
 
 
-def find(service: Backend, name: str, namespace: str, *, latest: Latest) -> RunRef:
+def find(service: Backend, name: str, namespace: str, *, latest: Latest, listing: str) -> RunRef:
     """The Run meant by ``NAMESPACE/NAME``, ``NAME`` or ``latest``; ``namespace`` is empty where none was given.
+
+    ``listing`` is the command that shows what there is.
 
     Raises:
         Failure: no such name can be, or there is no Run that fits yet.
     """
     meant = namespace or service.namespace
     if name != LATEST:
-        return parse(name, meant or DEFAULT_NAMESPACE)
+        return parse(name, meant or DEFAULT_NAMESPACE, listing=listing)
     for run in service.runs(**latest.filters(), **({"namespace": meant} if meant else {})):
         if latest.fits(run):
             return RunRef(run.metadata.namespace, run.metadata.name)
@@ -62,11 +64,11 @@ def find(service: Backend, name: str, namespace: str, *, latest: Latest) -> RunR
     raise Failure(
         f"there is no {latest.value} yet{where}",
         exit_code=ExitCode.NOT_FOUND,
-        hint=f"see `nodeobs run list{elsewhere}`",
+        hint=f"see `{listing}{elsewhere}`",
     )
 
 
-def parse(name: str, namespace: str) -> RunRef:
+def parse(name: str, namespace: str, *, listing: str) -> RunRef:
     """``NAMESPACE/NAME``, or ``NAME`` in ``namespace``.
 
     Raises:
@@ -77,9 +79,9 @@ def parse(name: str, namespace: str) -> RunRef:
         return RunRef(from_builtins(before if slash else namespace, NamespaceName), from_builtins(after, DnsName))
     except InvalidInput as error:
         raise Failure(
-            f"{name!r} is not a Run's name: {error.detail}",
+            f"{name!r} is not a Run's name: lower-case letters, digits, '-' and '.', perhaps after NAMESPACE/",
             exit_code=ExitCode.USAGE,
-            hint="give NAMESPACE/NAME, NAME, or latest; `nodeobs run list` shows them",
+            hint=f"give NAMESPACE/NAME, NAME, or latest; `{listing}` shows them",
         ) from error
 
 

@@ -65,12 +65,12 @@ def forwarded(options: Sequence[str], *, namespace: str, service: str, port: int
         )
         with guard:
             try:
-                yield Forward(_port(guard, errors, f"Service {service} in namespace {namespace}"), errors)
+                yield Forward(_port(guard, errors, service, namespace), errors)
             finally:
                 _end(guard)
 
 
-def _port(guard: subprocess.Popen[bytes], errors: IO[bytes], what: str) -> int:
+def _port(guard: subprocess.Popen[bytes], errors: IO[bytes], service: str, namespace: str) -> int:
     """The port, once kubectl has told it."""
     output = guard.stdout
     assert output is not None
@@ -85,9 +85,10 @@ def _port(guard: subprocess.Popen[bytes], errors: IO[bytes], what: str) -> int:
         if not chunk:
             reason = _last_line(errors) or ("it ended without a word" if ready else f"not within {_READY_SECONDS:g} s")
             raise Unavailable(
-                f"kubectl cannot forward a port to {what}: {reason}",
-                hint="name nodeobs' own namespace with --service-namespace; there you need the role nodeobs-client, "
-                "and nodeobs must run in a pod: elsewhere, name its URL with --server",
+                f"kubectl cannot forward a port to Service {service} in namespace {namespace}: {reason}",
+                hint=f"see whether its pods are ready: `kubectl get pods --namespace {namespace}`; name nodeobs' own "
+                "namespace with --service-namespace; there you need the role nodeobs-client, and nodeobs must run in "
+                "a pod: elsewhere, name its URL with --server",
             )
     raise Unavailable(f"kubectl port-forward did not tell its port: {told[:200].decode(errors='replace')}")
 

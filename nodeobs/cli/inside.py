@@ -63,7 +63,7 @@ def service_inside(
         Unavailable: no way leads there.
     """
     namespace = place.service_namespace
-    with told(place):
+    with told(place, files=True):
         trust = trust_of(ca_file) if ca_file else _published_trust(client, namespace)
         if not token:
             token = (place.service_account is None and _own_token(client)) or _token_of(client, place, note)

@@ -36,11 +36,11 @@ def listing(runs: tuple[Run, ...], now: datetime) -> str:
 def description(run: Run, now: datetime) -> str:
     """Everything about one Run."""
     spec, status = run.spec, run.status
-    finished = next((c.message for c in status.conditions if c.type == "Finished" and status.phase.final), "")
+    said = next((c.message for c in status.conditions if c.type == "Finished"), "")
     degraded = next((c.message for c in status.conditions if c.type == "Degraded" and c.status == "True"), "")
     rows = [
         ("Run", run.key),
-        ("Phase", status.phase.value + (" (Degraded)" if degraded else "") + (f": {finished}" if finished else "")),
+        ("Phase", status.phase.value + (" (Degraded)" if degraded else "") + (f": {said}" if said else "")),
         ("Missing", degraded),
         ("Created", _instant(run.metadata.creation_timestamp, now) + _by(run)),
         ("Profiles", f"{', '.join(spec.profiles)} for {spec.duration_seconds} s"),

@@ -18,6 +18,9 @@ from nodeobs.model import FailedAgent, Phase, Run
 
 Show = Callable[[Run], None]
 
+_HINDRANCE = ", trying again: "
+"""In the message of a Run that does not go on, before what keeps it."""
+
 _DOING = {
     Phase.PENDING: "waiting for its turn",
     Phase.RUNNING: "profiling",
@@ -47,10 +50,11 @@ class News:
 
     def __init__(self) -> None:
         self._phase: Phase | None = None
+        self._hindrance = ""
         self._failed: set[str] = set()
 
     def of(self, run: Run) -> list[str]:
-        """Lines about what is new: a phase, agents that failed."""
+        """Lines about what is new: a phase, agents that failed, why it does not go on."""
         failed = [agent for agent in run.status.failed_agents if agent.name not in self._failed]
         self._failed.update(agent.name for agent in failed)
         lines = [failed_line(agent) for agent in failed]
@@ -58,6 +62,10 @@ class News:
             self._phase = run.status.phase
             # What failed explains an end; it follows a beginning.
             lines.insert(len(lines) if run.status.phase.final else 0, _phase_line(run))
+            self._hindrance = ""
+        if (hindrance := hindrance_of(run)) and hindrance != self._hindrance:
+            self._hindrance = hindrance
+            lines.append(clean(f"  {hindrance}"))
         return lines
 
 
@@ -75,7 +83,8 @@ class Line:
         if run is None or run.status.phase.final:
             return Text("")
         row = Table.grid(padding=(0, 1))
-        cells: list[RenderableType] = [self._spinner, Text(_DOING[run.status.phase])]
+        doing = "waiting" if hindrance_of(run) else _DOING[run.status.phase]
+        cells: list[RenderableType] = [self._spinner, Text(doing)]
         if run.status.phase is Phase.RUNNING and run.status.start_timestamp is not None:
             total = run.spec.duration_seconds
             done = min(max((self._now() - run.status.start_timestamp).total_seconds(), 0.0), float(total))
@@ -83,6 +92,12 @@ class Line:
         cells.append(Text(_counts(run), style="dim"))
         row.add_row(*cells)
         return row
+
+
+def hindrance_of(run: Run) -> str:
+    """Why a Run that is going does not go on, or empty."""
+    said = (c.message for c in run.status.conditions if c.type == "Finished" and not run.status.phase.final)
+    return next((message for message in said if _HINDRANCE in message), "")
 
 
 def failed_line(agent: FailedAgent) -> str:

@@ -40,7 +40,7 @@ def pull(session: Session, *, run: str, namespace: str, into: Path | None) -> No
     appears when it is complete, and never replaces one that is there.
     """
     with session.connect() as service:
-        ref = find(service, run, namespace, latest=Latest.DELIVERED)
+        ref = find(service, run, namespace, latest=Latest.DELIVERED, listing=session.command("run list"))
         outputs = service.outputs()
         manifest = outputs.manifest(ref)
         files = expected_files(manifest)

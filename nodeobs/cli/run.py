@@ -40,7 +40,7 @@ def _labels(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 def run() -> None:
     """Start, watch, cancel and delete Runs.
 
-    RUN is NAMESPACE/NAME, a NAME, or `latest`: the newest Run (for get, top and pull the newest finished one).
+    RUN is NAMESPACE/NAME, a NAME, or `latest`: the newest Run (for get the newest finished one).
     """
 
 
@@ -142,14 +142,13 @@ def start(session: Session, *, wait: bool, timeout: float | None, **wishes: Any)
 )
 @click.option(
     "--phase",
-    default="",
-    type=click.Choice(["", *(phase.value for phase in Phase)]),
+    type=click.Choice([phase.value for phase in Phase], case_sensitive=False),
     metavar="PHASE",
     help="Only in this phase.",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @client_command
-def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: int, **wishes: str) -> None:
+def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: int, **wishes: str | None) -> None:
     """List Runs, newest first."""
     if namespace and all_namespaces:
         raise click.UsageError("--namespace and --all-namespaces contradict each other")
@@ -181,7 +180,7 @@ def list_runs(session: Session, *, namespace: str, all_namespaces: bool, limit: 
 def get(session: Session, *, run: str, namespace: str) -> None:
     """Show one Run."""
     with session.connect() as service:
-        found = service.run(find(service, run, namespace, latest=Latest.FINISHED))
+        found = service.run(find(service, run, namespace, latest=Latest.FINISHED, listing=session.command("run list")))
         session.answer(outcomes.document(found), lambda: outcomes.description(found, service.now()))
 
 
@@ -202,7 +201,8 @@ def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -
     waiting, not the Run.
     """
     with session.connect() as service:
-        _wait(session, service, find(service, run, namespace, latest=Latest.ANY), timeout)
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
+        _wait(session, service, ref, timeout)
 
 
 @run.command(
@@ -217,7 +217,8 @@ def wait(session: Session, *, run: str, namespace: str, timeout: float | None) -
 def cancel(session: Session, *, run: str, namespace: str) -> None:
     """Cancel a Run that is going; what was delivered already is kept."""
     with session.connect() as service:
-        cancelled = service.cancel(find(service, run, namespace, latest=Latest.ANY))
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
+        cancelled = service.cancel(ref)
         key = clean(cancelled.key)
         session.answer(
             outcomes.document(cancelled),
@@ -243,10 +244,10 @@ def delete(session: Session, *, run: str, namespace: str) -> None:
         raise Failure(
             "`latest` may be another Run by the time it is deleted",
             exit_code=ExitCode.USAGE,
-            hint="name the Run; `nodeobs run list` shows them",
+            hint=f"name the Run; `{session.command('run list')}` shows them",
         )
     with session.connect() as service:
-        ref = find(service, run, namespace, latest=Latest.ANY)
+        ref = find(service, run, namespace, latest=Latest.ANY, listing=session.command("run list"))
         left = service.delete(ref)
         end = "deleted" if left is None else "is being cancelled, and deleted when it has ended"
         session.answer({"run": str(ref), "deleted": left is None}, lambda: f"{ref} {end}")

@@ -61,9 +61,9 @@ class Session:
         with closing(Service(url, token=token, trust=trust, unreachable_hint=hint)) as service:
             yield service
 
-    def command(self, verb: str, run: str) -> str:
-        """Another command about a Run, as the person would type it."""
-        return self.cluster.command(verb, run) if self.cluster else f"nodeobs {verb} {run}"
+    def command(self, verb: str, run: str = "") -> str:
+        """Another command about a Run, or all, as the person would type it."""
+        return self.cluster.command(verb, run) if self.cluster else f"nodeobs {verb} {run}".rstrip()
 
     def answer(self, document: object, text: Callable[[], str]) -> None:
         """Print the command's result on standard output: the document as JSON, or its text.

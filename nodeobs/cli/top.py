@@ -83,6 +83,8 @@ def top(
     node's part.
     """
     is_file = os.path.isfile(what)  # noqa: PTH113 Path's raises for long names and in folders that may not be read
+    if not is_file and (what.startswith(("/", ".")) or what.count("/") > 1):
+        raise Failure(f"there is no file {what}", exit_code=ExitCode.NOT_FOUND)
     loaded = _from_file(Path(what), **wishes) if is_file else _from_run(session, what, namespace, **wishes)
     try:
         table = rank(read(loaded.data), limit=limit, by=by, sample_type=sample_type, tags=loaded.tags)
@@ -97,7 +99,7 @@ def _from_run(
     session: Session, run: str, namespace: str, *, target: str | None, profile: str | None, node: str | None
 ) -> Loaded:
     with session.connect() as service:
-        ref = find(service, run, namespace, latest=Latest.DELIVERED)
+        ref = find(service, run, namespace, latest=Latest.DELIVERED, listing=session.command("run list"))
         outputs = service.outputs()
         manifest = outputs.manifest(ref)
         chosen = choose(manifest, target=target, profile=profile, node=node)

@@ -38,7 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command(
     epilog=examples(
         "nodeobs uninstall --dry-run                 what it would do",
-        "nodeobs uninstall && kubectl delete namespace nodeobs nodeobs-agents",
+        "nodeobs uninstall && kubectl delete deployment nodeobs --namespace nodeobs",
         "nodeobs uninstall --context staging --namespace profiling --agent-namespace agents --yes",
     )
 )

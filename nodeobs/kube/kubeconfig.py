@@ -15,7 +15,7 @@ import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -29,6 +29,12 @@ from nodeobs.kube.access import Access, header_token
 from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
+
+_NO_SUCH: Final = re.compile(
+    r"Invalid kube-config file\. Expected object with name (?P<name>\S+) in .*/(?P<kind>context|cluster|user)s list",
+    re.DOTALL,
+)
+"""How the package says that one part of a kubeconfig names another that is not there."""
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -160,6 +166,10 @@ class Kubeconfig:
     def _unusable(self, error: Exception) -> ConfigurationError:
         # The package names a place by the file and the whole entry, with the token in it.
         said = str(error) or type(error).__name__
+        if missing := _NO_SUCH.fullmatch(said):
+            return ConfigurationError(
+                f"there is no {missing['kind']} {missing['name']!r} in the kubeconfig {self._name}"
+            )
         for path in self._kubeconfigs:
             said = re.sub(f"{re.escape(str(path))}/.*", f"{path}/...", said, flags=re.DOTALL)
         said = re.sub(r"[{\[]['\"].*", "...", said, flags=re.DOTALL)

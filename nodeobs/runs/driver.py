@@ -303,11 +303,12 @@ class Driver:
         """From here on the Run is Running, with the agents that take part."""
         now = self._around.now()
         agents = tuple(AgentRef(name=agent.name, ip=agent.host, port=agent.port) for agent in selection.agents)
+        told = "1 agent" if len(agents) == 1 else f"{len(agents)} agents"
 
         def claimed(status: RunStatus) -> RunStatus:
             phase = Phase.RUNNING if status.phase is Phase.PENDING else status.phase
             return replace(
-                results.going(status, phase, message=f"profiling {len(agents)} agents", now=now),
+                results.going(status, phase, message=f"profiling {told}", now=now),
                 start_timestamp=status.start_timestamp or now,
                 agents=agents,
                 failed_agents=results.failed_agents(selection.missing),

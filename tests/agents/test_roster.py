@@ -36,7 +36,8 @@ def test_a_node_asked_for_without_an_agent_is_a_failure_that_says_why() -> None:
     assert {outcome.agent.name: outcome.message for outcome in chosen.missing} == {
         "b": "node b is not selected by the Run's nodeSelector zone=x",
         "m": "node m is not selected by the NodeObservability's nodeSelector role=worker",
-        "n": "no node is known as n: check the name, or add its agent where the configuration lists them",
+        "n": "no node is known as n: check the name; in a cluster `kubectl get nodes` has them, elsewhere the setting "
+        "agents",
     }
     assert {outcome.reason for outcome in chosen.missing} == {FailureReason.NO_AGENT}
 

@@ -51,6 +51,7 @@ TRIGGERS: Final = [
 _METRICS: Final = ("nodeobs_run_duration_seconds_sum", "nodeobs_last_run_", "nodeobs_last_output_")
 _SAID: Final = 12
 """Lines of a table."""
+_WIDTH: Final = 118
 
 
 class Demo:
@@ -128,7 +129,7 @@ class Demo:
         _tell("curl https://nodeobs/metrics, an extract")
         for line in text.splitlines():
             if line.startswith(_METRICS):
-                click.echo(f"  {line[:118]}")
+                click.echo(f"  {line if len(line) <= _WIDTH else line[:_WIDTH] + '…'}")
 
     def _where(self, namespace: str = "-n") -> list[str]:
         return [namespace, NAMESPACE, "--context", "lab", "--service-namespace", NAMESPACE]

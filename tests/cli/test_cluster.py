@@ -155,7 +155,7 @@ def test_who_has_a_kubeconfig_is_told_of_clusters(world: World, nodeobs: Invoke)
     ("arguments", "text"),
     [
         (["--kubeconfig", "nosuch"], "nosuch"),
-        (["--context", "nosuch"], "nosuch"),
+        (["--context", "nosuch"], "Error: there is no context 'nosuch' in the kubeconfig "),
         (["--kubeconfig", "bad"], "bad"),
     ],
 )
@@ -191,11 +191,15 @@ def denied(code: int, reason: str, message: str, *causes: dict[str, str]) -> Ans
     ("answer", "code", "text"),
     [
         (denied(401, "Unauthorized", "Unauthorized"), 6, "log in again"),
-        (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "nodeobs-runner"),
-        (denied(404, "NotFound", "the server could not find the requested resource"), 5, "nodeobs manifests"),
+        (denied(403, "Forbidden", 'User "eve" cannot create'), 6, "Hint: ask for the role nodeobs-viewer"),
+        (denied(404, "NotFound", "the server could not find the requested resource"), 5, "docs/install.md"),
         (denied(409, "AlreadyExists", "it exists"), 4, "it exists"),
         (denied(422, "Invalid", "durationSeconds must be 1 to 3600"), 2, "durationSeconds must be 1 to 3600"),
-        (Answer(404, b"404 page not found\n"), 5, "404 page not found\nHint: nodeobs is not installed"),
+        (
+            Answer(404, b"404 page not found\n"),
+            5,
+            "does not know nodeobs' resources: 404 page not found\nHint: nodeobs is not installed",
+        ),
         (denied(500, "InternalError", "failed calling webhook"), 6, "`kubectl get pods --namespace nodeobs`"),
         (Answer(201, b"[]"), 6, "cannot be read"),
         (
@@ -228,6 +232,46 @@ def test_what_cannot_be_read_is_left_out_of_lists(world: World, nodeobs: Invoke)
     assert "run-1" in result.stdout
     assert r"bad\x1b[31m is left out" in result.stderr
     assert "\x1b" not in result.output
+
+
+def test_who_may_look_in_one_namespace_only_is_told_to_name_it(world: World, nodeobs: Invoke) -> None:
+    everywhere = f"/apis/{API_VERSION}/nodeobservabilityruns"
+    world.answers["GET", everywhere] = denied(403, "Forbidden", 'User "eve" cannot list runs at the cluster scope')
+    result = nodeobs("run", "list", "-A", "--context", "fake")
+    assert result.exit_code == 6
+    assert "Hint: name the namespace in which you have a role with --namespace, or ask for the role" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["get", "wait", "cancel", "delete"])
+def test_a_run_that_is_not_there_is_named_with_its_namespace(world: World, nodeobs: Invoke, verb: str) -> None:
+    missing = Answer(404, status(404, "NotFound", 'nodeobservabilityruns.example "run-1" not found'))
+    world.answers |= {(method, f"{RUNS}/run-1"): missing for method in ("GET", "PATCH", "DELETE")}
+    world.answers["GET", RUNS] = listing()
+    result = nodeobs("run", verb, "run-1", called="kubectl-nodeobs")
+    assert result.exit_code == 5
+    assert result.stderr.splitlines() == [
+        "Error: there is no Run here/run-1",
+        "Hint: see `kubectl nodeobs run list --all-namespaces`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["get", "A_b"], "Error: 'A_b' is not a Run's name: lower-case letters, digits, '-' and '.'"),
+        (["get", "a/b/c"], "Error: 'a/b/c' is not a Run's name: lower-case letters, digits, '-' and '.'"),
+        (["get", "latest"], "Error: there is no finished Run yet in namespace here"),
+        (["delete", "latest"], "Error: `latest` may be another Run by the time it is deleted"),
+    ],
+)
+def test_a_hint_is_a_command_for_the_same_cluster(
+    world: World, nodeobs: Invoke, arguments: list[str], said: str
+) -> None:
+    world.answers["GET", RUNS] = listing()
+    for called, program in (("nodeobs", "nodeobs"), ("kubectl-nodeobs", "kubectl nodeobs")):
+        result = nodeobs("run", *arguments, "--context", "fake", called=called)
+        assert result.stderr.startswith(said)
+        assert f"`{program} run list --context fake" in result.stderr
 
 
 def test_no_runs_in_one_namespace_are_not_none_at_all(world: World, nodeobs: Invoke) -> None:
@@ -404,6 +448,14 @@ def test_an_authority_that_is_not_published(world: World, nodeobs: Invoke) -> No
     assert "--service-namespace" in result.stderr
 
 
+def test_who_may_not_get_files_is_told_which_role_that_takes(world: World, nodeobs: Invoke) -> None:
+    world.answers["GET", AUTHORITY] = denied(403, "Forbidden", 'configmaps "nodeobs-ca" is forbidden')
+    result = nodeobs("pull", "nodeobs/run-1", "--context", "fake")
+    assert result.exit_code == 6
+    assert "Hint: files take the role nodeobs-client in namespace nodeobs, beside nodeobs-viewer" in result.stderr
+    assert "nodeobs-runner" not in result.stderr
+
+
 # --- forwarding
 
 
@@ -421,6 +473,7 @@ def test_what_kubectl_complains_about_is_told(world: World, nodeobs: Invoke) -> 
         "cannot forward a port to Service nodeobs in namespace nodeobs: "
         'Error from server (NotFound): services "nodeobs" not found' in result.stderr
     )
+    assert "`kubectl get pods --namespace nodeobs`" in result.stderr
     assert "nodeobs-client" in result.stderr
     assert "--server" in result.stderr
     assert "\x1b" not in result.stderr

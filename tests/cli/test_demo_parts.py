@@ -19,6 +19,7 @@ from nodeobs.cli import main
 from nodeobs.cli.demo.alert import notification
 from nodeobs.cli.demo.children import Children
 from nodeobs.cli.demo.stage import NODES, staged
+from nodeobs.cli.demo.telling import program
 from nodeobs.cli.demo.work import Request, Work
 from nodeobs.cli.failures import Failure
 from tests.cli.conftest import Answer, FakeService
@@ -151,3 +152,11 @@ def test_the_work_goes_on_while_one_of_its_addresses_is_dead(service: FakeServic
         until(lambda: work.answered["scrape: 200"] >= 3)
     assert work.unanswered >= 2
     assert service.asked[0].headers["Authorization"] == "Bearer token"
+
+
+def test_what_it_says_to_type_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/nodeobs", "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == ".venv/bin/nodeobs"
+    (tmp_path / "nodeobs").touch(mode=0o755)
+    assert program() == "nodeobs"

@@ -171,13 +171,19 @@ def test_another_run_in_progress_in_json(service: FakeService, nodeobs: Invoke) 
 
 def test_list_shows_runs_newest_first_as_the_service_does(service: FakeService, nodeobs: Invoke) -> None:
     service.lists(at(Phase.RUNNING, name="new"), at(Phase.SUCCEEDED, failed=True, name="old"))
-    result = nodeobs("run", "list", "--phase", "Failed", "--limit", "7")
+    result = nodeobs("run", "list", "--phase", "failed", "--limit", "7")
     assert result.exit_code == 0
     header, new, old = result.stdout.splitlines()
     assert header.split() == ["NAMESPACE", "NAME", "REF", "PHASE", "NODES", "FAILED", "AGE"]
     assert new.split()[:6] == ["nodeobs", "new", "cluster", "Running", "2", "0"]
     assert old.split()[:7] == ["nodeobs", "old", "cluster", "Succeeded", "(Degraded)", "3", "1"]
     assert dict(service.asked[0].query) == {"phase": "Failed", "limit": "7"}
+
+
+def test_phases_that_there_are_not(service: FakeService, nodeobs: Invoke) -> None:
+    result = nodeobs("run", "list", "--phase", "Over")
+    assert result.exit_code == 2
+    assert "is not one of 'pending', 'running'" in result.stderr
 
 
 def test_list_in_json_and_of_nothing(service: FakeService, nodeobs: Invoke) -> None:

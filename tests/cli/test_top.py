@@ -101,6 +101,12 @@ def test_a_name_that_no_file_can_have(nodeobs: Invoke) -> None:
     assert "is not a Run's name" in result.stderr
 
 
+@pytest.mark.parametrize("path", ["/nosuch.pb.gz", "./nosuch.pb.gz", "out/merged/nosuch.pb.gz"])
+def test_a_file_that_is_not_there(nodeobs: Invoke, path: str) -> None:
+    result = nodeobs("top", path)
+    assert (result.exit_code, result.stderr) == (5, f"Error: there is no file {path}\n")
+
+
 def test_a_sample_type_that_is_not_there(nodeobs: Invoke, tmp_path: Path) -> None:
     (tmp_path / "a.pb.gz").write_bytes(CRIO)
     result = nodeobs("top", "a.pb.gz", "--sample-type", "space")

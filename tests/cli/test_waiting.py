@@ -15,9 +15,10 @@ from rich.console import Console
 
 from nodeobs.cli.failures import Failure
 from nodeobs.cli.following import follow
+from nodeobs.cli.outcomes import description
 from nodeobs.cli.progress import Line, shown
 from nodeobs.cli.service import RunRef, Service
-from nodeobs.model import AgentRef, FailedAgent, FailureReason, Phase, Run, replace
+from nodeobs.model import AgentRef, Condition, FailedAgent, FailureReason, Phase, Run, replace
 from tests.builders import START, make_run
 from tests.cli.conftest import FakeService, as_problem, as_run
 
@@ -90,6 +91,28 @@ def test_elsewhere_there_are_plain_lines() -> None:
         "  node-1 failed: Timeout: [bold]late[/bold]",
         "nodeobs/run-1: Failed",
     ]
+
+
+def test_what_keeps_a_run_is_told_once() -> None:
+    def kept(phase: Phase, message: str) -> Run:
+        run = make_run(phase=phase)
+        condition = Condition(type="Finished", status="False", reason=phase.value, message=message)
+        return replace(run, status=replace(run.status, conditions=(condition,)))
+
+    waiting = kept(Phase.PENDING, "waiting for the agents, trying again: no node is selected")
+    full = kept(Phase.RETRIEVING, "cannot store the output, trying again: no space is left")
+    screen = io.StringIO()
+    with shown(Console(file=screen, width=20), lambda: START) as show:
+        for run in (make_run(), waiting, waiting, kept(Phase.RETRIEVING, "fetching profiles"), full, full):
+            show(run)
+    assert screen.getvalue().splitlines() == [
+        "nodeobs/run-1: Pending: waiting for its turn",
+        "  waiting for the agents, trying again: no node is selected",
+        "nodeobs/run-1: Retrieving: fetching the files",
+        "  cannot store the output, trying again: no space is left",
+    ]
+    assert rendered(full, after=1).endswith("waiting")
+    assert "Pending: waiting for the agents, trying again: no node is selected" in description(waiting, START)
 
 
 def test_a_service_that_never_comes_back_is_given_up(service: FakeService) -> None:

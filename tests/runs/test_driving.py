@@ -210,6 +210,7 @@ def test_deleting_a_run_that_is_going_cancels_it_first(world: World) -> None:
     fleet = world.agents(Behaviour())
     world.lead()
     run = going(world, world.store.create(make_run(duration_seconds=600)))
+    assert condition(run, "Finished").message == "profiling 1 agent"
     world.store.delete(Run, run.metadata.name, run.metadata.namespace)
     assert world.get(run).metadata.deletion_timestamp is not None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,7 @@ class Teller:
         if merged:
             self._line("Open one:")
             path = shlex.quote(str(merged[0].path))
-            self._block(f"nodeobs top {path}\ngo tool pprof -http=: {path}")
+            self._block(f"{program()} top {path}\ngo tool pprof -http=: {path}")
 
     def logs(self, children: Iterable[Child]) -> None:
         """The last lines of every log, when something went wrong."""
@@ -145,3 +147,8 @@ class Teller:
     def _block(self, text: str) -> None:
         for line in text.splitlines():
             self.console.print(f"     {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def program() -> str:
+    """What a person types for this program: its name where the PATH has it, else how it was called."""
+    return "nodeobs" if shutil.which("nodeobs") else shlex.quote(sys.argv[0])
