@@ -14,6 +14,7 @@ from nodeobs.model import Condition, NodeObservability, NodeObservabilityStatus,
 
 READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
+NO_NODES: Final = "NoNodes"
 FAILED: Final = "Failed"
 UNKNOWN: Final = "Unknown"
 
@@ -50,6 +51,8 @@ def status_of(observability: NodeObservability, findings: Findings, *, now: date
     said: _Said
     if findings.problems:
         said = "False", FAILED, _sentences(*findings.problems, *missing, *findings.waiting, *findings.notes)
+    elif not findings.selected:
+        said = "False", NO_NODES, _sentences(*missing, *findings.waiting, *findings.notes)
     elif missing or findings.waiting:
         said = "False", PROGRESSING, _sentences(*missing, *findings.waiting, *findings.notes)
     else:

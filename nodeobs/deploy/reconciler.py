@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from nodeobs.agents.client import AgentConnector
+from nodeobs.agents.proxyfailures import NEEDED
 from nodeobs.agents.via import AGENTS, beyond_kubelet
 from nodeobs.debugpprof import KUBELET
 from nodeobs.deploy.applier import Applier
@@ -28,6 +29,7 @@ from nodeobs.deploy.rounds import AGAIN_SECONDS, keep_up
 from nodeobs.deploy.seen import Node
 from nodeobs.errors import ConfigurationError, Conflict, NodeobsError, NotFound
 from nodeobs.kube.client import KubeClient
+from nodeobs.kube.identity import OwnRight
 from nodeobs.metrics import Metrics
 from nodeobs.model import NodeObservability, NodeObservabilityStatus, replace
 from nodeobs.store.base import Store
@@ -66,6 +68,7 @@ class Reconciler:
         self._metrics = metrics
         self._now = now
         self._randomness = randomness
+        self._may_proxy = OwnRight(client, verb="get", resource="nodes", subresource="proxy", monotonic=time.monotonic)
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile until ``stop`` is set."""
@@ -173,6 +176,9 @@ class Reconciler:
             targets: tuple[str, ...] = ()
         else:
             problems += [why for _, why in beyond_kubelet(spec)]
+            if not self._may_proxy():
+                problems.append(NEEDED)
+                deployer.applier.due = True
             targets = (KUBELET,)
         return Findings(
             selected=selected,

@@ -1,8 +1,9 @@
-"""Who the API server takes this process for."""
+"""Who the API server takes this process for, and what it lets it do."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -10,7 +11,12 @@ from nodeobs.errors import StoreUnavailable
 from nodeobs.kube.client import KubeClient
 from nodeobs.typed import decode
 
+R = TypeVar("R")
+
 _PATH: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+_ACCESS_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_HELD_SECONDS: Final = 600.0
+_LACKED_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 2.0
 """It is asked within admission, for which the API server waits."""
 
@@ -25,6 +31,43 @@ class _Status(msgspec.Struct, frozen=True, rename="camel"):
 
 class _Review(msgspec.Struct, frozen=True):
     status: _Status
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    allowed: bool
+
+
+class _AccessReview(msgspec.Struct, frozen=True):
+    status: _Verdict
+
+
+class OwnRight:
+    """Whether this process may do something; the answer is remembered for minutes. For one thread."""
+
+    def __init__(
+        self, client: KubeClient, *, verb: str, resource: str, subresource: str, monotonic: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self._attributes = {"verb": verb, "resource": resource, "subresource": subresource}
+        self._monotonic = monotonic
+        self._held = False
+        self._until = 0.0
+
+    def __call__(self) -> bool:
+        """Ask, where the last answer is too old.
+
+        Raises:
+            StoreUnavailable: the API server cannot be asked now.
+        """
+        if self._monotonic() >= self._until:
+            body = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": self._attributes},
+            }
+            self._held = _decode(self._client.request("POST", _ACCESS_PATH, body), _AccessReview).status.allowed
+            self._until = self._monotonic() + (_HELD_SECONDS if self._held else _LACKED_SECONDS)
+        return self._held
 
 
 class OwnUser:
@@ -46,8 +89,12 @@ class OwnUser:
         if not self._name:
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
             answer = self._client.request("POST", _PATH, body, seconds=_ANSWER_SECONDS)
-            try:
-                self._name = decode(answer, _Review).status.user_info.username
-            except msgspec.DecodeError as error:
-                raise StoreUnavailable(f"the API server's SelfSubjectReview cannot be read: {error}") from error
+            self._name = _decode(answer, _Review).status.user_info.username
         return self._name
+
+
+def _decode(answer: bytes, kind: type[R]) -> R:
+    try:
+        return decode(answer, kind)
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"the API server's review of ourselves cannot be read: {error}") from error

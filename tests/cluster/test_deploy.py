@@ -19,6 +19,7 @@ from nodeobs.agents.rosters import ClusterRosters
 from nodeobs.deploy.certificates import AgentAuthorities
 from nodeobs.deploy.children import PATHS, agent_name, common_name
 from nodeobs.errors import AlreadyExists, NodeobsError
+from nodeobs.kube import identity
 from nodeobs.kube.authority import KEPT_FOR, LIFETIME, PUBLISHED_FOR, RENEW_BEFORE
 from nodeobs.kube.crds import Webhook
 from nodeobs.kube.manifests import Part, manifests
@@ -218,7 +219,8 @@ def test_runtimes_that_differ_have_both_folders(world: Deploying) -> None:
     wait_for("both are targets", lambda: world.status()["targets"] == ["kubelet", "containerd", "crio"])
 
 
-def test_through_the_api_server_there_are_no_agents(world: Deploying) -> None:
+def test_through_the_api_server_there_are_no_agents(world: Deploying, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_LACKED_SECONDS", 0.0)
     world.node("a")
     world.observability()
     world.start()
@@ -226,9 +228,11 @@ def test_through_the_api_server_there_are_no_agents(world: Deploying) -> None:
     world.wait_ready("Ready")
     run = world.run("going", "Retrieving")
     world.change(via="apiServer")
-    world.wait_ready("Progressing", "a change of the agents waits until Run")
+    world.wait_ready("Failed", "a change of the agents waits until Run")
     assert world.child("DaemonSet") is not None
     world.admin.request("DELETE", run)
+    world.wait_ready("Failed", "nodes/proxy")
+    world.grant(Features(via_api_server=True))
     world.wait_ready("Ready", "the kubelets of 1 nodes are profiled through the API server, without agents")
     assert (world.status()["count"], world.status()["targets"]) == (0, ["kubelet"])
     for kind in KINDS:

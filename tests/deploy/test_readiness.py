@@ -101,7 +101,7 @@ def test_many_are_counted_and_a_few_named() -> None:
 def test_no_node_is_not_ready() -> None:
     found = ready(findings(selected=()))
     assert (found.reason, found.message) == (
-        "Progressing",
+        "NoNodes",
         "no node is selected: none has the labels of spec.nodeSelector",
     )
 

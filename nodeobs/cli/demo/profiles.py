@@ -35,7 +35,7 @@ class MergedProfile(NamedTuple):
 
 
 def merged_profiles(run: Run, manifest: Manifest) -> list[MergedProfile]:
-    """The merged files that the manifest names.
+    """The merged files that the manifest names, that with the most first.
 
     Raises:
         Failure: there is none.
@@ -51,4 +51,4 @@ def merged_profiles(run: Run, manifest: Manifest) -> list[MergedProfile]:
         )
     if not found:
         raise Failure(f"there is no merged profile: {[file.error for file in manifest.merged]}")
-    return found
+    return sorted(found, key=lambda profile: profile.top.total, reverse=True)
