@@ -158,5 +158,7 @@ def test_what_it_says_to_type_can_be_typed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", [".venv/bin/nodeobs", "demo"])
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program() == ".venv/bin/nodeobs"
+    monkeypatch.setattr(sys, "argv", ["/x/nodeobs/cli/__main__.py", "demo"])
+    assert program() == f"{sys.executable} -m nodeobs.cli"
     (tmp_path / "nodeobs").touch(mode=0o755)
     assert program() == "nodeobs"

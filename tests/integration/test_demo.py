@@ -68,7 +68,7 @@ def test_it_reads_well(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (0, "")
     assert [line[0] for line in stdout.splitlines() if line[:1].isdigit()] == list("12345678")
-    for text in ("killing node-3's agent now", "409 Conflict", "node-3: Unreachable", "go tool pprof", "nodeobs top "):
+    for text in ("killing node-3's agent now", "409 Conflict", "node-3: Unreachable", "go tool pprof", " top /"):
         assert text in stdout
     assert "Traceback" not in stdout
     tokens = (folder / "service" / "tokens").read_text().splitlines()[1:]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from nodeobs.errors import StoreUnavailable
-from nodeobs.kube.identity import OwnUser
+from nodeobs.kube.identity import OwnRight, OwnUser
 from tests.fakes.api_server import Answer, Request
 from tests.kube.conftest import Serve
 
@@ -38,10 +39,29 @@ def test_nobody_waits_for_another_one_to_ask(serve: Serve) -> None:
 def test_what_cannot_be_found_out_is_asked_again(serve: Serve) -> None:
     server, client = serve(lambda _: Answer(201, b"{}"))
     own = OwnUser(client)
-    with pytest.raises(StoreUnavailable, match="SelfSubjectReview cannot be read"):
+    with pytest.raises(StoreUnavailable, match="review of ourselves cannot be read"):
         own()
     server.respond = lambda _: Answer(500)
     with pytest.raises(StoreUnavailable):
         own()
     server.respond = lambda _: Answer(201, REVIEW)
     assert own() == NAME
+
+
+def test_a_right_that_is_held_is_asked_for_seldom_and_one_that_is_not_soon_again(serve: Serve) -> None:
+    server, client = serve(lambda _: Answer(201, {"status": {"allowed": False}}))
+    now = 0.0
+    right = OwnRight(client, verb="get", resource="nodes", subresource="proxy", monotonic=lambda: now)
+    assert [right(), right()] == [False, False]
+    server.respond = lambda _: Answer(201, {"status": {"allowed": True}})
+    assert not right()
+    now = 31.0
+    assert right()
+    now = 600.0
+    assert right()
+    asked = [json.loads(request.body)["spec"]["resourceAttributes"] for request in server.requests]
+    assert asked == [{"verb": "get", "resource": "nodes", "subresource": "proxy"}] * 2
+    now = 632.0
+    server.respond = lambda _: Answer(500)
+    with pytest.raises(StoreUnavailable):
+        right()

@@ -151,4 +151,7 @@ class Teller:
 
 def program() -> str:
     """What a person types for this program: its name where the PATH has it, else how it was called."""
-    return "nodeobs" if shutil.which("nodeobs") else shlex.quote(sys.argv[0])
+    if shutil.which("nodeobs"):
+        return "nodeobs"
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "nodeobs" else f"{shlex.quote(sys.executable)} -m nodeobs.cli"
