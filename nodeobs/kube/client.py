@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 import msgspec
@@ -31,6 +31,8 @@ from nodeobs.typed import decode
 if TYPE_CHECKING:
     # Not when the program runs: the kubernetes package takes 30 MB, and only a cluster needs it.
     from nodeobs.kube.credentials import Credentials
+
+D = TypeVar("D")
 
 CONCURRENT_RUN: Final = "ConcurrentRun"
 """Cause that our own admission webhook gives for a second Run; its field is the holder's ``namespace/name``."""
@@ -280,6 +282,18 @@ class KubeClient:
             if time.monotonic() > until:
                 raise StoreUnavailable(f"the API server's answer to {answer.url.path} does not come to an end")
         return bytes(whole)
+
+
+def read_answer(answer: bytes | msgspec.Raw, kind: type[D], what: str = "answer") -> D:
+    """What the API server answered, its ``what``, as a ``kind``.
+
+    Raises:
+        StoreUnavailable: it is none; as of something between.
+    """
+    try:
+        return decode(answer, kind)
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"the API server's {what} cannot be read: {error}") from error
 
 
 def failure(code: int, body: bytes) -> NodeobsError:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from nodeobs.errors import StoreUnavailable
-from nodeobs.kube.client import KubeClient
-from nodeobs.typed import decode
-
-R = TypeVar("R")
+from nodeobs.kube.client import KubeClient, read_answer
 
 _PATH: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _ACCESS_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_WHAT: Final = "review of ourselves"
 _HELD_SECONDS: Final = 600.0
 _LACKED_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = 2.0
@@ -65,7 +62,8 @@ class OwnRight:
                 "kind": "SelfSubjectAccessReview",
                 "spec": {"resourceAttributes": self._attributes},
             }
-            self._held = _decode(self._client.request("POST", _ACCESS_PATH, body), _AccessReview).status.allowed
+            answer = self._client.request("POST", _ACCESS_PATH, body)
+            self._held = read_answer(answer, _AccessReview, _WHAT).status.allowed
             self._until = self._monotonic() + (_HELD_SECONDS if self._held else _LACKED_SECONDS)
         return self._held
 
@@ -89,12 +87,5 @@ class OwnUser:
         if not self._name:
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
             answer = self._client.request("POST", _PATH, body, seconds=_ANSWER_SECONDS)
-            self._name = _decode(answer, _Review).status.user_info.username
+            self._name = read_answer(answer, _Review, _WHAT).status.user_info.username
         return self._name
-
-
-def _decode(answer: bytes, kind: type[R]) -> R:
-    try:
-        return decode(answer, kind)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"the API server's review of ourselves cannot be read: {error}") from error

@@ -11,10 +11,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from nodeobs.errors import AlreadyExists, Conflict, NodeobsError, NotFound, StoreError, StoreUnavailable
-from nodeobs.kube.client import KubeClient
+from nodeobs.errors import AlreadyExists, Conflict, NodeobsError, NotFound, StoreError
+from nodeobs.kube.client import KubeClient, read_answer
 from nodeobs.kube.paths import ResourcePath
-from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
@@ -206,7 +205,9 @@ class LeaseLeadership:
 
     def _read(self, *, seconds: float = _REQUEST_SECONDS) -> Lease | None:
         try:
-            return _decode(self._client.get(LEASES.item(self._name, self._namespace), seconds=seconds))
+            return read_answer(
+                self._client.get(LEASES.item(self._name, self._namespace), seconds=seconds), Lease, "Lease"
+            )
         except NotFound:
             return None
 
@@ -215,7 +216,7 @@ class LeaseLeadership:
         if create:
             method, path = "POST", LEASES.collection(self._namespace)
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease.metadata, "spec": lease.spec}
-        return _decode(self._client.request(method, path, body, seconds=seconds))
+        return read_answer(self._client.request(method, path, body, seconds=seconds), Lease, "Lease")
 
     def _timestamp(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -264,10 +265,3 @@ class _Tenure:
                 log.info("the lease is renewed again", term=self.term)
             failing = False
             self.lease = lease
-
-
-def _decode(answer: bytes) -> Lease:
-    try:
-        return decode(answer, Lease)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"the API server's Lease cannot be read: {error}") from error

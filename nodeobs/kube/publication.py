@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import structlog
 
 from nodeobs.errors import NodeobsError, NotFound, StoreUnavailable
-from nodeobs.kube.client import KubeClient
+from nodeobs.kube.client import KubeClient, read_answer
 from nodeobs.kube.paths import CONFIG_MAPS, ResourcePath
 from nodeobs.kube.rbac import CA_CONFIG_MAP
-from nodeobs.typed import decode
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 
 VALIDATIONS: Final = ResourcePath("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")
 DEFINITIONS: Final = ResourcePath("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions")
@@ -101,7 +99,7 @@ class Publication:
 
     def _in_validation(self, bundle: bytes) -> None:
         path = VALIDATIONS.item(self._webhook_configuration)
-        found = _decode(self._client.get(path), _Validation)
+        found = read_answer(self._client.get(path), _Validation)
         hooks = [
             (f"/webhooks/{index}/clientConfig/caBundle", hook.client_config.ca_bundle)
             for index, hook in enumerate(found.webhooks or ())
@@ -111,7 +109,7 @@ class Publication:
     def _in_definition(self, name: str) -> Callable[[bytes], None]:
         def put(bundle: bytes) -> None:
             path = DEFINITIONS.item(name)
-            found = _decode(self._client.get(path), _Definition)
+            found = read_answer(self._client.get(path), _Definition)
             webhook = found.spec.conversion.webhook if found.spec.conversion else None
             if webhook is not None:
                 where = "/spec/conversion/webhook/clientConfig/caBundle"
@@ -132,7 +130,7 @@ class Publication:
         path = CONFIG_MAPS.item(CA_CONFIG_MAP, self._namespace)
         data = {_KEY: bundle.decode()}
         try:
-            held = _decode(self._client.get(path), _ConfigMap).data or {}
+            held = read_answer(self._client.get(path), _ConfigMap).data or {}
         except NotFound:
             document = {"metadata": {"name": CA_CONFIG_MAP}, "data": data}
             try:
@@ -142,10 +140,3 @@ class Publication:
             return
         if held.get(_KEY) != data[_KEY]:
             self._client.request("PATCH", path, {"data": data}, content_type="application/merge-patch+json")
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return decode(body, kind)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error

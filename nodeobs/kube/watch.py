@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from nodeobs.errors import InvalidInput, NodeobsError, StoreUnavailable, WatchExpired
-from nodeobs.kube.client import KubeClient, Status, Stream, failure_of
-from nodeobs.typed import decode
+from nodeobs.kube.backoff import STEADY_SECONDS, Backoff
+from nodeobs.kube.client import KubeClient, Status, Stream, failure_of, read_answer
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +29,6 @@ _STOP_SECONDS = 0.1
 _QUEUED = 256
 _PAGE = 500
 _WATCH_SECONDS = 300.0
-_STEADY_SECONDS = 10.0
-"""A watch that lasted as long ended for no fault of the server's."""
-_MAX_BACKOFF_SECONDS = 30.0
-_MAX_DOUBLINGS = 9
-"""Enough for the longest pause. Without an end they would not fit into a float after six hours."""
 _JOIN_SECONDS = 1.0
 
 
@@ -96,7 +91,7 @@ def list_pages(
     following = ""
     while True:
         asked = {**(params or {}), "limit": str(limit)} | ({"continue": following} if following else {})
-        page = _decode(client.get(path, asked), _Page)
+        page = read_answer(client.get(path, asked), _Page)
         yield Page(tuple(bytes(item) for item in page.items or ()), page.metadata.resource_version)
         following = page.metadata.continue_
         if not following:
@@ -184,9 +179,9 @@ class _Reader:
 
 
 def _event(line: bytes) -> WatchEvent:
-    event = _decode(line, _Line)
+    event = read_answer(line, _Line)
     if event.type == "ERROR":
-        error = failure_of(status := _decode(event.object, Status), status.code)
+        error = failure_of(status := read_answer(event.object, Status), status.code)
         raise error if isinstance(error, WatchExpired) else StoreUnavailable(f"the watch was ended: {error}")
     return WatchEvent(event.type, bytes(event.object), metadata_of(event.object).resource_version)
 
@@ -197,30 +192,7 @@ def metadata_of(document: bytes | msgspec.Raw) -> ObjectMeta:
     Raises:
         StoreUnavailable: it is no object.
     """
-    return _decode(document, _Head).metadata
-
-
-def _decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
-    try:
-        return decode(data, kind)
-    except msgspec.DecodeError as error:
-        raise StoreUnavailable(f"the API server's answer cannot be read: {error}") from error
-
-
-class Backoff:
-    """Pauses between attempts to follow something: they double up to 30 s, with jitter, and never go away."""
-
-    def __init__(self, randomness: Random) -> None:
-        self._randomness = randomness
-        self._early = 0
-
-    def after(self, lasted: float) -> float:
-        """Seconds to wait after an attempt of so many seconds; one that lasted shows that all is well again.
-
-        It does not matter how it ended: a server that ends every watch at once is not to be asked without a pause.
-        """
-        self._early = 0 if lasted >= _STEADY_SECONDS else min(self._early + 1, _MAX_DOUBLINGS)
-        return min(_MAX_BACKOFF_SECONDS, 2.0**self._early / 4) * self._randomness.uniform(0.5, 1.0)
+    return read_answer(document, _Head).metadata
 
 
 def _ignore() -> None:
@@ -301,7 +273,7 @@ class Reflector(Generic[T]):
     @property
     def failing(self) -> Failing | None:
         """Since when every attempt has failed at once; None where the last one went well, or this one seems to."""
-        steady = self._watching and time.monotonic() - self._began >= _STEADY_SECONDS
+        steady = self._watching and time.monotonic() - self._began >= STEADY_SECONDS
         return None if steady else self._failing
 
     def items(self) -> tuple[T, ...]:
@@ -351,7 +323,7 @@ class Reflector(Generic[T]):
     def _note(self, failure: NodeobsError | None, lasted: float) -> None:
         if failure is None:
             self._failing = None
-        elif self._failing is None or lasted >= _STEADY_SECONDS:
+        elif self._failing is None or lasted >= STEADY_SECONDS:
             self._failing = Failing(time.monotonic(), failure)
         else:
             self._failing = Failing(self._failing.since, failure)

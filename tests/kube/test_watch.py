@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from nodeobs.errors import InvalidInput, NotFound, StoreUnavailable, WatchExpired
+from nodeobs.kube.backoff import Backoff
 from nodeobs.kube.client import KubeClient
-from nodeobs.kube.watch import Backoff, Reflector, list_pages, watch_events
+from nodeobs.kube.watch import Reflector, list_pages, watch_events
 from tests.fakes.api_server import Answer, FakeApiServer, Request, event, page, status
 from tests.kube.conftest import Serve
 from tests.lab.apiserver import ApiServer
