@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 class WatchedFile(Generic[T]):
-    """What ``read`` makes of a file, read again whenever the file has changed.
+    """What ``read`` makes of a file, read again whenever the file has changed. Safe to be used from many threads.
 
     A file that goes missing or wrong later is logged, and what was read last stays in use.
 
@@ -31,19 +32,22 @@ class WatchedFile(Generic[T]):
     def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
         self._path = path
         self._read = read
+        self._lock = threading.Lock()
         self._stamp = self._look()
         self._value = read(path)
 
     def get(self) -> T:
         """The value of the file as it is now."""
-        stamp = self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._value = self._read(self._path)
-            except ConfigurationError as error:
-                log.warning("a file has changed and cannot be used; its earlier content stays", error=str(error))
-        return self._value
+        # Whoever comes while it is read waits: with the earlier authorities, an agent would be taken for a stranger.
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._value = self._read(self._path)
+                except ConfigurationError as error:
+                    log.warning("a file has changed and cannot be used; its earlier content stays", error=str(error))
+            return self._value
 
     def _look(self) -> tuple[int, int, int] | None:
         try:
